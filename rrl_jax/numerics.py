@@ -1,0 +1,70 @@
+"""Small differentiable pieces that stay finite where the obvious ones do not."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def safe_norm(
+  x: ArrayLike, axis: int | tuple[int, ...] | None = -1, keepdims=False
+) -> jax.Array:
+  """Euclidean norm whose gradient at zero is zero instead of NaN.
+
+  Args:
+    x: Real array of any shape.
+    axis: Axes to reduce; None for all.
+    keepdims: Whether reduced axes stay as size one.
+
+  Returns:
+    The norm, at least zero, in the dtype of ``x``.
+  """
+  x = jnp.asarray(x)
+  # Dividing by the largest entry first keeps the squares from overflowing or
+  # underflowing; the scale is a constant to the gradient.
+  scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
+  positive = scale > 0
+  scaled = jnp.where(positive, x / jnp.where(positive, scale, 1), 0)
+  squares = jnp.sum(jnp.square(scaled), axis=axis, keepdims=True)
+  norm = jnp.where(
+    positive, scale * jnp.sqrt(jnp.where(positive, squares, 1)), 0
+  )
+  return norm if keepdims else jnp.squeeze(norm, axis=axis)
+
+
+def masked_mean(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
+  """Mean of the unmasked entries; zero, with zero gradient, if there are none.
+
+  Args:
+    x: Real array.
+    where: Boolean array that broadcasts to the shape of ``x``, or None.
+
+  Returns:
+    A scalar. Masked entries may be inf or NaN without harm.
+  """
+  x = jnp.asarray(x)
+  if where is None:
+    return jnp.mean(x)
+  where = jnp.broadcast_to(where, x.shape)
+  total = jnp.sum(jnp.where(where, x, 0))
+  return total / jnp.maximum(jnp.sum(where), 1).astype(x.dtype)
+
+
+def segment_mean(
+  x: ArrayLike, segment_ids: ArrayLike, num_segments: int
+) -> tuple[jax.Array, jax.Array]:
+  """Mean and count of each segment.
+
+  Args:
+    x: Values, shape ``[B]``.
+    segment_ids: Segment of each value, integers in ``[0, num_segments)``,
+      shape ``[B]``; a value outside belongs to no segment.
+    num_segments: Number of segments K.
+
+  Returns:
+    ``(means [K], counts [K])``; the mean of an empty segment is zero.
+  """
+  x = jnp.asarray(x)
+  member = jax.nn.one_hot(segment_ids, num_segments, dtype=x.dtype)  # [B, K]
+  counts = jnp.sum(member, axis=0)
+  totals = jnp.sum(member * x[:, None], axis=0)
+  return totals / jnp.maximum(counts, 1), counts

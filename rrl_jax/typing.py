@@ -1,0 +1,85 @@
+"""Names for the values that cross a room's border; no logic.
+
+Shapes use one set of letters everywhere: ``B`` examples in a batch, ``N``
+examples in a set, ``H, W, C`` image height, width and channels, ``K`` classes
+or concepts, ``D`` feature dimensions.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Params = Any  # Trained weights: a pytree of float arrays.
+ModelState = Any  # What the network carries besides: BatchNorm statistics.
+AuxState = Any  # What the adversary learns: concept weights, duals, teachers.
+Batch = Mapping[str, jax.Array]  # 'image' [B, H, W, C] in [0, 1], 'label' [B],
+#                                  'concept' [B], 'index' [B] (example id).
+Metrics = dict[str, jax.Array]  # Scalars by name.
+
+LossFn = Callable[[jax.Array], jax.Array]  # Images -> loss of each, [B].
+LogitsFn = Callable[[jax.Array], jax.Array]  # Images -> logits, [B, K].
+
+
+class ApplyFn(Protocol):
+  """A network as a pure function of its variables and images in [0, 1]."""
+
+  def __call__(
+    self,
+    params: Params,
+    model_state: ModelState,
+    images: jax.Array,
+    *,
+    train: bool,
+  ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], ModelState]:
+    """Returns ``((logits [B, K], out), model_state)``.
+
+    ``out['features']`` is the penultimate vector and ``out['embedding']`` the
+    projected one; ``model_state`` comes back changed only when training.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """What an objective may know of the training set, true labels excepted.
+
+  Attributes:
+    class_names: Name of each class.
+    concept_names: Name of each concept.
+    concept_counts: Training examples of each concept, integers, shape ``[K]``.
+    sampling_probs: Probability that an example of a batch is of concept k,
+      shape ``[K]``; counts / total under uniform sampling, 1 / K under
+      concept-balanced sampling.
+    concept_cost: Optional cost of moving mass from concept j to k, ``[K, K]``
+      as ``cost[k, j]``, zero on the diagonal.
+  """
+
+  class_names: tuple[str, ...]
+  concept_names: tuple[str, ...]
+  concept_counts: np.ndarray
+  sampling_probs: np.ndarray
+  concept_cost: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A training loss together with the state that its adversary learns.
+
+  Attributes:
+    loss_fn: ``(params, model_state, aux_state, batch, key, step) ->
+      (loss, (model_state, aux_state, metrics))``, pure; differentiated with
+      respect to ``params``.
+    init: ``(params, key) -> aux_state`` before the first step.
+    step_scale: ``metrics -> scalar`` that multiplies the optimizer's update,
+      or None for no scaling.
+  """
+
+  loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
+  init: Callable[[Params, jax.Array], AuxState] = lambda params, key: {}
+  step_scale: Callable[[Metrics], jax.Array] | None = None
+
+  def __call__(self, params, model_state, aux_state, batch, key, step):
+    """Calls ``loss_fn``."""
+    return self.loss_fn(params, model_state, aux_state, batch, key, step)

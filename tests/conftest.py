@@ -1,0 +1,33 @@
+"""Eight fake devices, strict numerics, one compilation cache for all tests."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+
+from absl import flags  # noqa: E402
+import jax  # noqa: E402
+from jax.sharding import AxisType, Mesh  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # Grain reads absl flags.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def key() -> jax.Array:
+  return jax.random.key(0)
+
+
+@pytest.fixture
+def mesh() -> Mesh:
+  """Eight devices on one 'data' axis, Auto as in the trainer."""
+  return jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+  return np.random.default_rng(0)
