@@ -1,0 +1,165 @@
+"""Every field of a config with its default, and the argument of a config file.
+
+A config file has ``get_config(arg)``, where ``arg`` is the text behind the
+colon in ``--config=configs/hro.py:el,fashion_mnist``. What follows it on the
+command line overrides single fields: ``--config.optim.lr=0.1``.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from ml_collections import ConfigDict
+from ml_collections import config_dict
+
+
+def base() -> ConfigDict:
+  """Returns the config from which every config file starts."""
+  config = ConfigDict()
+
+  config.job = 'train'  # 'train', 'evaluate' (the last checkpoint), 'study'.
+  config.seed = 0  # Of the initial weights, batch order, augmentation.
+  config.batch_size = 128  # Over all devices of all processes.
+  config.total_epochs = 100.0  # Passes over the training set.
+  config.total_steps = config_dict.placeholder(int)  # Wins over epochs.
+  config.log_steps = 20  # A line of metrics.jsonl every so many steps.
+  config.ckpt_steps = 200  # A checkpoint every so many steps, and at the end.
+  config.keep_last = 3  # Checkpoints that stay on disk.
+  config.tracker = 'none'  # 'wandb' sends the metrics there too.
+
+  config.data = ConfigDict()
+  config.data.name = 'digits'  # A module of rrl_jax.data.
+  config.data.kw = ConfigDict(  # Its own arguments; None leaves one out.
+      {
+          'path': config_dict.placeholder(str),  # idx, npz, folder.
+          'num_classes': config_dict.placeholder(int),  # npz, folder, mock.
+          'data_set': config_dict.placeholder(str),  # tfds: 'cifar10', ...
+          'data_dir': config_dict.placeholder(str),  # tfds.
+          'image_size': config_dict.placeholder(int),  # tfds, folder.
+          'image_shape': config_dict.placeholder(tuple),  # mock.
+          'num_examples': config_dict.placeholder(int),  # mock.
+      }
+  )
+  config.data.seed = 0  # Of splits and thinning.
+  config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
+  config.data.concepts = 'class'  # 'class', 'coarse', or 'a=0-3 b=4-6'.
+  config.data.imbalance = ''  # '' none, '1.0,0.25' a concept, 'exp:100'.
+  config.data.validation = 0.0  # Fraction of train that replaces test.
+  config.data.sampling = 'uniform'  # Or 'concept_balanced'.
+  config.data.device_bytes = 2**30  # Sets up to this size live on the device.
+  config.data.num_threads = 8  # Readers of a set that does not.
+  config.data.augment = ConfigDict()
+  config.data.augment.crop = 0  # Pad by so many pixels, crop back at random.
+  config.data.augment.flip = False  # Mirror half of the images.
+  config.data.augment.resized_crop = 0  # Output size; 0 is off.
+
+  config.model = ConfigDict()
+  config.model.name = 'mlp'  # A module of rrl_jax.models.
+  config.model.kw = ConfigDict(  # Its own arguments; None leaves one out.
+      {
+          'widths': config_dict.placeholder(tuple),  # mlp, cnn.
+          'activation': config_dict.placeholder(str),
+          'stem': config_dict.placeholder(str),  # resnet: cifar, imagenet.
+          'patch_size': config_dict.placeholder(int),  # vit.
+          'embedding_dim': config_dict.placeholder(int),  # 0: the features.
+          'dtype': config_dict.placeholder(str),  # float32, bfloat16.
+      }
+  )
+
+  config.objective = ConfigDict()
+  config.objective.name = 'erm'  # A module of rrl_jax.objectives.
+  config.objective.kw = ConfigDict()
+
+  config.optim = ConfigDict()
+  config.optim.name = 'sgd'  # An optimizer of optax: sgd, adam, adamw, ...
+  config.optim.kw = ConfigDict()  # Its own arguments.
+  config.optim.lr = 0.1  # Peak learning rate.
+  config.optim.schedule = 'cosine'  # 'constant', 'cosine', 'piecewise'.
+  config.optim.warmup = 0.0  # Fraction of the run with a rising rate.
+  config.optim.boundaries = (0.5, 0.75)  # Of 'piecewise': a tenth from there.
+  config.optim.weight_decay = 0.0  # On kernels only, not biases or scales.
+  config.optim.grad_clip_norm = 0.0  # Global norm; 0 does not clip.
+  config.optim.ema_decay = 0.0  # Of the weights evaluated; 0 keeps none.
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # Devices on the 'data' axis; -1 takes all there are.
+
+  config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
+  config.eval_batch_size = 512
+  config.transfer = ConfigDict()  # Target task -> fields of data to change.
+  return config
+
+
+def parse_arg(arg: str | None, **defaults) -> ConfigDict:
+  """Reads ``'fashion_mnist,noise=0.4,el'`` against the known arguments.
+
+  Args:
+    arg: The text behind the config file's colon, or None. Parts are separated
+      by commas; ``name=value`` sets an argument, a bare word sets a boolean
+      one to True or chooses the value of a ``Choice`` that contains it.
+    **defaults: Each known argument with its default, whose type is kept.
+
+  Returns:
+    The arguments by name.
+
+  Raises:
+    ValueError: An unknown argument or a value of another type.
+  """
+  values = {
+      name: default.options[0] if isinstance(default, Choice) else default
+      for name, default in defaults.items()
+  }
+  for part in filter(None, (arg or '').split(',')):
+    name, given, text = part.partition('=')
+    if not given:
+      name, text = _bare_word(part, defaults)
+    if name not in defaults:
+      raise ValueError(
+          f'unknown config argument {part!r}; known: {_known(defaults)}'
+      )
+    values[name] = _typed(name, text, defaults[name])
+  return ConfigDict(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """An argument with a fixed set of values, the first being the default."""
+
+  options: Sequence[str]
+
+
+def _bare_word(word, defaults):
+  """The argument that a word without '=' stands for."""
+  for name, default in defaults.items():
+    if isinstance(default, Choice) and word in default.options:
+      return name, word
+  return word, 'true' if defaults.get(word) is False else ''
+
+
+def _typed(name, text, default):
+  """``text`` as a value of the default's type."""
+  if isinstance(default, Choice):
+    if text in default.options:
+      return text
+    raise ValueError(f'{name}={text!r}: known are {", ".join(default.options)}')
+  if isinstance(default, bool):
+    if text.lower() in ('true', 'false'):
+      return text.lower() == 'true'
+    raise ValueError(f'{name}={text!r} is neither true nor false')
+  try:
+    return type(default)(text)
+  except ValueError:
+    kind = type(default).__name__
+    raise ValueError(f'{name}={text!r} is no {kind}') from None
+
+
+def _known(defaults):
+  """The arguments as a user would write them."""
+  words = []
+  for name, default in defaults.items():
+    if isinstance(default, Choice):
+      words += default.options
+    elif isinstance(default, bool):
+      words.append(name)
+    else:
+      words.append(f'{name}={default!r}')
+  return ', '.join(words)

@@ -1,0 +1,154 @@
+"""Checkpoints that are either whole or not used.
+
+Orbax writes a step's folder under another name and renames it when all of it
+is there. It keeps no checksum of the weights, so a flipped byte on disk would
+load in silence: a manifest beside the arrays has the size and SHA-256 of each
+file, and nothing is read whose manifest does not hold.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from rrl_jax.errors import DataError
+from rrl_jax.train.state import TrainState
+
+_MANIFEST = 'manifest.json'
+
+
+class Checkpoints:
+  """The checkpoints of one run, newest last.
+
+  Attributes:
+    directory: Where each step has a folder.
+    identity: Digest of the config; a checkpoint of another one is refused.
+  """
+
+  def __init__(self, directory: pathlib.Path, identity: str, keep_last: int):
+    self.directory = pathlib.Path(directory).absolute()
+    self.identity = identity
+    self._orbax = ocp.training.Checkpointer(
+        self.directory,
+        save_decision_policy=(
+            ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        ),
+        preservation_policy=(
+            ocp.training.preservation_policies.LatestN(keep_last)
+        ),
+        cleanup_tmp_directories=True,
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._orbax.close()
+
+  def save(self, state: TrainState) -> None:
+    """Writes the state; returns when it is on disk and named.
+
+    Raises:
+      DataError: The folder cannot be written; older checkpoints are intact.
+    """
+    step = int(state.step)
+    try:
+      self._orbax.save_checkpointables(step, {'state': state}, overwrite=True)
+      if jax.process_index() == 0:
+        self._seal(step)
+    except OSError as error:
+      raise DataError(
+          f'cannot write checkpoint {step} to {self.directory}:'
+          f' {error.strerror or error}'
+      ) from error
+
+  def restore(self, abstract_state: TrainState) -> TrainState | None:
+    """Returns the newest state that is whole, or None without any.
+
+    A checkpoint that is damaged is named on stderr and left out.
+
+    Args:
+      abstract_state: Shapes, dtypes and shardings to restore to; the devices
+        need not be those that saved.
+
+    Raises:
+      DataError: The newest whole checkpoint belongs to another config.
+    """
+    steps = self.steps()
+    for i, step in enumerate(reversed(steps)):
+      cause = self._damage(step)
+      if cause is None:
+        try:
+          return self._orbax.load_checkpointables(
+              step, {'state': abstract_state}
+          )['state']
+        except (ValueError, KeyError, TypeError, OSError) as error:
+          cause = _one_line(error)
+      older = steps[-i - 2] if i + 1 < len(steps) else 0
+      print(
+          f'checkpoint {step} is unreadable: {cause}; using {older}',
+          file=sys.stderr,
+          flush=True,
+      )
+    return None
+
+  def steps(self) -> list[int]:
+    """Steps with a folder of their own, rising, whole or not."""
+    if not self.directory.is_dir():
+      return []
+    names = (path.name for path in self.directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+  def _seal(self, step):
+    """Writes the manifest: the last file of a checkpoint, by rename."""
+    folder = self.directory / str(step)
+    manifest = {
+        'step': step,
+        'config': self.identity,
+        'files': {
+            str(path.relative_to(folder)): _fingerprint(path)
+            for path in sorted(folder.rglob('*'))
+            if path.is_file()
+        },
+    }
+    unfinished = folder / (_MANIFEST + '.tmp')
+    unfinished.write_text(json.dumps(manifest, indent=1))
+    unfinished.rename(folder / _MANIFEST)
+
+  def _damage(self, step):
+    """What is wrong with a checkpoint's files, or None."""
+    folder = self.directory / str(step)
+    try:
+      manifest = json.loads((folder / _MANIFEST).read_text())
+      files, identity = manifest['files'], manifest['config']
+    except (OSError, ValueError, KeyError, TypeError):
+      return f'no valid {_MANIFEST}, so its saving was cut short'
+    for name, (size, digest) in files.items():
+      path = folder / name
+      if not path.is_file():
+        return f'{name} is missing'
+      if path.stat().st_size != size:
+        return f'{name} has {path.stat().st_size} bytes of {size}'
+      if _fingerprint(path)[1] != digest:
+        return f'{name} differs from its checksum'
+    if identity != self.identity:
+      raise DataError(
+          f'{folder} was saved by another config; choose another --workdir'
+      )
+    return None
+
+
+def _fingerprint(path):
+  """Size in bytes and SHA-256 of a file."""
+  with path.open('rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  return [path.stat().st_size, digest]
+
+
+def _one_line(error):
+  """The beginning of a message, on one line."""
+  text = ' '.join(str(error).split())
+  return f'{type(error).__name__}: {text[:120]}'

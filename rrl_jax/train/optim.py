@@ -1,0 +1,99 @@
+"""From the ``optim`` part of a config to an optax transformation."""
+
+import inspect
+
+import jax
+from ml_collections import ConfigDict
+import optax
+
+from rrl_jax.errors import ConfigError
+
+# Of optax's optimizers, those that take a learning rate and a gradient alone.
+OPTIMIZERS = (
+    'adabelief', 'adagrad', 'adam', 'adamw', 'lamb', 'lars', 'lion', 'nadam',
+    'nadamw', 'radam', 'rmsprop', 'sgd',
+)  # fmt: skip
+SCHEDULES = ('constant', 'cosine', 'piecewise')
+
+
+def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+  """Builds the optimizer: clipping, weight decay, then the update rule.
+
+  Weight decay touches kernels only (arrays of two or more axes). It is
+  decoupled where the optax optimizer has the argument (adamw, lamb, lion,
+  nadamw, lars) and added to the gradient otherwise, as in torch.
+
+  Args:
+    optim: The config's ``optim``: name, kw, lr, schedule, warmup, boundaries,
+      weight_decay, grad_clip_norm.
+    total_steps: Steps over which the schedule runs.
+
+  Raises:
+    ConfigError: An unknown name or argument, or a value out of range.
+  """
+  if optim.name not in OPTIMIZERS:
+    raise ConfigError(
+        f'optim.name={optim.name!r}; known: {", ".join(OPTIMIZERS)}'
+    )
+  for field in ('weight_decay', 'grad_clip_norm'):
+    if not optim[field] >= 0:
+      raise ConfigError(f'optim.{field}={optim[field]} is negative')
+  rule = getattr(optax, optim.name)
+  known = set(inspect.signature(rule).parameters) - {'learning_rate'}
+  kw = {name: value for name, value in optim.kw.items() if value is not None}
+  for name in kw:
+    if name not in known:
+      raise ConfigError(
+          f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
+      )
+  parts = []
+  if optim.grad_clip_norm:
+    parts.append(optax.clip_by_global_norm(optim.grad_clip_norm))
+  if 'weight_decay' in known:
+    mask = 'weight_decay_mask' if optim.name == 'lars' else 'mask'
+    kw |= {'weight_decay': optim.weight_decay, mask: _kernels}
+  elif optim.weight_decay:
+    parts.append(optax.add_decayed_weights(optim.weight_decay, _kernels))
+  schedule = learning_rate(optim, total_steps)
+  return optax.chain(*parts, rule(schedule, **kw))
+
+
+def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
+  """The learning rate as a function of the step.
+
+  A linear rise over the first ``warmup`` of the run, then constant, a half
+  cosine to zero, or a tenth from each of ``boundaries`` (fractions of the run).
+
+  Raises:
+    ConfigError: An unknown schedule, or a value out of range.
+  """
+  if optim.schedule not in SCHEDULES:
+    raise ConfigError(
+        f'optim.schedule={optim.schedule!r}; known: {", ".join(SCHEDULES)}'
+    )
+  if not optim.lr > 0:
+    raise ConfigError(f'optim.lr={optim.lr} is not positive')
+  if not 0 <= optim.warmup < 1:
+    raise ConfigError(f'optim.warmup={optim.warmup} is not in [0, 1)')
+  rising = round(optim.warmup * total_steps)
+  rest = max(total_steps - rising, 1)
+  if optim.schedule == 'constant':
+    after = optax.constant_schedule(optim.lr)
+  elif optim.schedule == 'cosine':
+    after = optax.cosine_decay_schedule(optim.lr, rest)
+  else:
+    drops = {
+        max(round(part * total_steps) - rising, 0): 0.1
+        for part in optim.boundaries
+    }
+    after = optax.piecewise_constant_schedule(optim.lr, drops)
+  if not rising:
+    return after
+  # The first step has rate lr / rising, not zero: no step is wasted.
+  rise = optax.linear_schedule(optim.lr / rising, optim.lr, max(rising - 1, 1))
+  return optax.join_schedules([rise, after], [rising])
+
+
+def _kernels(params):
+  """True for the weights that decay."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
