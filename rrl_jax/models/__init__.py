@@ -1,0 +1,135 @@
+"""Networks, chosen by name: one module a network, each with a `Model`.
+
+A `Model(num_classes, **kw)` is a flax.linen module called as
+``model(images, train=...) -> (logits, out)`` on float images in [0, 1];
+``out['features']`` is the penultimate vector and ``out['embedding']`` the
+projected one. Normalisation of the input lies inside. This room is the only
+one that knows flax.linen: everything else sees the pure function that
+`apply_fn` returns.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rrl_jax import errors, typing
+
+__all__ = ['apply_fn', 'get', 'init', 'make', 'names']
+
+
+def names() -> tuple[str, ...]:
+  """Returns the names of the networks, sorted."""
+  modules = (m.name for m in pkgutil.iter_modules(__path__))
+  return tuple(sorted(m for m in modules if not m.startswith('_')))
+
+
+def get(name: str) -> ModuleType:
+  """Returns the module of a network; it holds `Model`.
+
+  Args:
+    name: One of `names()`.
+
+  Returns:
+    The module ``rrl_jax.models.<name>``.
+
+  Raises:
+    ConfigError: There is no such network.
+  """
+  if name not in names():
+    raise errors.ConfigError(
+      f'model.name={name!r} is unknown; models: {", ".join(names())}'
+    )
+  return importlib.import_module(f'{__name__}.{name}')
+
+
+def make(name: str, *, num_classes: int, **kw: Any) -> nn.Module:
+  """Builds a network by name.
+
+  Args:
+    name: One of `names()`.
+    num_classes: Number of logits, at least 1.
+    **kw: Fields of the network's `Model`; lists become tuples.
+
+  Returns:
+    The linen module, hashable.
+
+  Raises:
+    ConfigError: Unknown name, unknown key, or a value out of range.
+  """
+  model_class = get(name).Model
+  known = [
+    field
+    for field in inspect.signature(model_class).parameters
+    if field not in ('num_classes', 'parent', 'name')
+  ]
+  for field in kw:
+    if field not in known:
+      raise errors.ConfigError(
+        f'model.kw.{field} is unknown to model {name!r}; '
+        f'keys: {", ".join(known)}'
+      )
+  if num_classes < 1:
+    raise errors.ConfigError(f'num_classes={num_classes} must be at least 1')
+  kw = {k: tuple(v) if isinstance(v, list) else v for k, v in kw.items()}
+  model = model_class(num_classes=num_classes, **kw)
+  model.check()
+  return model
+
+
+def init(
+  model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]
+) -> tuple[typing.Params, typing.ModelState]:
+  """Draws the initial variables of a network.
+
+  Args:
+    model: Result of `make`.
+    key: Key of the draw.
+    image_shape: ``(H, W, C)`` of the images.
+
+  Returns:
+    ``(params, model_state)``: float32 weights, and ``{}`` or
+    ``{'batch_stats': ...}``.
+
+  Raises:
+    ConfigError: The network cannot take images of this shape.
+  """
+
+  def draw(key):
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return model.init(key, images, train=False)
+
+  variables = dict(jax.jit(draw)(key))
+  params = variables.pop('params')
+  return params, variables
+
+
+def apply_fn(model: nn.Module) -> typing.ApplyFn:
+  """Returns a network as a pure function of its variables and images.
+
+  BatchNorm under `jax.jit` with a sharded batch takes its statistics over the
+  global batch.
+
+  Args:
+    model: Result of `make`.
+
+  Returns:
+    ``(params, model_state, images, *, train) ->
+    ((logits [B, K], out), model_state)``; the state comes back as it was
+    unless ``train``.
+  """
+
+  def apply(params, model_state, images, *, train):
+    variables = {'params': params, **model_state}
+    if train and model_state:
+      return model.apply(
+        variables, images, train=True, mutable=list(model_state)
+      )
+    return model.apply(variables, images, train=train), model_state
+
+  return apply

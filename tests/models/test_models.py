@@ -1,0 +1,245 @@
+"""Every network keeps the contract of `rrl_jax.models`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rrl_jax import errors, models
+from rrl_jax.models import _layers
+
+SMALL = {
+  'mlp': {'widths': (16, 12)},
+  'cnn': {'widths': (4, 6), 'dense_width': 10},
+  'resnet18': {'width': 4},
+  'resnet50': {'width': 4},
+  'vit_tiny': {'patch_size': 4, 'depth': 2},
+  'vit_small': {'patch_size': 4, 'depth': 1, 'pool': 'mean'},
+}
+SHAPE = (8, 8, 3)
+
+
+def small(name, **kw):
+  model = models.make(name, num_classes=5, **SMALL[name], **kw)
+  params, state = models.init(model, jax.random.key(0), SHAPE)
+  return models.apply_fn(model), params, state
+
+
+def images_of(rng, size=6, shape=SHAPE):
+  return jnp.asarray(rng.random((size, *shape), np.float32))
+
+
+def test_every_network_has_a_small_case():
+  assert set(SMALL) == set(models.names())
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
+  apply, params, state = small(name, embedding_dim=7)
+  images = images_of(rng)
+  run = jax.jit(lambda p, s, x: apply(p, s, x, train=False))
+  (logits, out), new_state = run(params, state, images)
+  assert logits.shape == (6, 5)
+  assert out['features'].ndim == 2
+  assert out['embedding'].shape == (6, 7)
+  chex.assert_tree_all_finite((logits, out))
+  assert {x.dtype for x in jax.tree.leaves((params, logits, out))} == {
+    jnp.dtype('float32')
+  }
+  chex.assert_trees_all_equal(new_state, state)
+  # Row i of the result depends on row i of the input alone.
+  (other, _), _ = run(params, state, images.at[1:].set(0.3))
+  np.testing.assert_allclose(other[0], logits[0], rtol=1e-4, atol=1e-5)
+  assert not np.allclose(other[1], logits[1], atol=1e-5)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_is_close_to_float32_and_keeps_float32_outside(name, rng):
+  apply, params, state = small(name)
+  half, half_params, _ = small(name, dtype='bfloat16')
+  images = images_of(rng)
+  chex.assert_trees_all_equal(params, half_params)
+  (logits, out), _ = jax.jit(apply, static_argnames='train')(
+    params, state, images, train=False
+  )
+  (half_logits, half_out), _ = jax.jit(half, static_argnames='train')(
+    params, state, images, train=False
+  )
+  assert half_logits.dtype == half_out['features'].dtype == jnp.float32
+  scale = np.abs(out['features']).max()
+  difference = np.abs(half_out['features'] - out['features']).max()
+  assert 0 < difference < 0.05 * scale
+  np.testing.assert_allclose(half_logits, logits, atol=0.1 * scale)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'mlp'])
+def test_training_changes_batch_statistics_only(name, rng):
+  apply, params, state = small(name)
+  _, new_state = apply(params, state, images_of(rng), train=True)
+  assert jax.tree.structure(new_state) == jax.tree.structure(state)
+  if name == 'mlp':
+    assert new_state == {}
+  else:
+    assert list(state) == ['batch_stats']
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), state, new_state)
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
+  apply, params, state = small(name)
+  shapes = jax.eval_shape(
+    lambda x: apply(params, state, x, train=False), images_of(rng)
+  )
+  assert not [k for k in params if k.startswith('projection')]
+  (_, out), _ = shapes
+  assert out['embedding'].shape == out['features'].shape
+
+
+@pytest.mark.parametrize('name', ['mlp', 'vit_tiny'])
+def test_shifted_and_scaled_input_with_matching_moments_is_the_same(name, rng):
+  mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+  apply, params, state = small(name, mean=mean, std=std)
+  scaled, _, _ = small(
+    name,
+    mean=[255 * m + 10 for m in mean],
+    std=[255 * s for s in std],
+  )
+  images = images_of(rng)
+  (logits, _), _ = apply(params, state, images, train=False)
+  (same, _), _ = scaled(params, state, 255 * images + 10, train=False)
+  np.testing.assert_allclose(same, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('name', 'kw', 'count'),
+  [
+    # torchvision and timm, 1000 classes, 224 x 224 x 3.
+    ('resnet18', {'stem': 'imagenet'}, 11_689_512),
+    ('resnet50', {'stem': 'imagenet'}, 25_557_032),
+    ('vit_tiny', {}, 5_717_416),
+    ('vit_small', {}, 22_050_664),
+  ],
+)
+def test_parameter_counts_are_the_published_ones(name, kw, count):
+  model = models.make(name, num_classes=1000, **kw)
+  params, _ = jax.eval_shape(
+    lambda key: models.init(model, key, (224, 224, 3)), jax.random.key(0)
+  )
+  assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+def test_stems_differ_in_resolution(rng):
+  for stem, side in (('cifar', 32), ('imagenet', 8)):
+    x = images_of(rng, 2, (32, 32, 3))
+    model = models.make('resnet18', num_classes=2, stem=stem, width=2)
+    params, state = models.init(model, jax.random.key(0), (32, 32, 3))
+    _, captured = model.apply(
+      {'params': params, **state},
+      x,
+      train=False,
+      capture_intermediates=True,
+      mutable='intermediates',
+    )
+    block = captured['intermediates']['stage0_block0']['__call__'][0]
+    assert block.shape == (2, side, side, 2)
+
+
+def test_zero_init_last_makes_blocks_start_as_identity(rng):
+  _, params, _ = small('resnet18')
+  _, other, _ = small('resnet18', zero_init_last=False)
+  np.testing.assert_array_equal(
+    params['stage0_block0']['norm1']['scale'], np.zeros(4)
+  )
+  np.testing.assert_array_equal(
+    other['stage0_block0']['norm1']['scale'], np.ones(4)
+  )
+
+
+def test_batch_norm_of_a_sharded_batch_is_global(rng, mesh):
+  apply, params, state = small('resnet18', zero_init_last=False)
+  # Rows of very different scale: statistics of a shard would differ.
+  images = images_of(rng, 16) * jnp.linspace(0.1, 1, 16)[:, None, None, None]
+  run = jax.jit(lambda p, s, x: apply(p, s, x, train=True))
+  (logits, _), new_state = run(params, state, images)
+  sharded = jax.device_put(images, NamedSharding(mesh, PartitionSpec('data')))
+  (same, _), same_state = run(params, state, sharded)
+  np.testing.assert_allclose(same, logits, rtol=2e-3, atol=2e-3)
+  chex.assert_trees_all_close(same_state, new_state, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('size', 'stride', 'padding'), [(3, 2, 1), (2, 2, 0), (3, 1, 1)]
+)
+def test_max_pool_and_its_gradient_equal_reduce_window(
+  rng, size, stride, padding
+):
+  x = jnp.asarray(rng.normal(size=(2, 7, 8, 3)), jnp.float32)
+
+  def reference(x):
+    return jax.lax.reduce_window(
+      x,
+      -jnp.inf,
+      jax.lax.max,
+      (1, size, size, 1),
+      (1, stride, stride, 1),
+      ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+    )
+
+  y, vjp = jax.vjp(lambda x: _layers.max_pool(x, size, stride, padding), x)
+  want, want_vjp = jax.vjp(reference, x)
+  np.testing.assert_array_equal(y, want)
+  g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+  np.testing.assert_allclose(vjp(g)[0], want_vjp(g)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_sends_the_gradient_of_a_tie_to_the_first():
+  grad = jax.grad(lambda x: _layers.max_pool(x, 2, 2).sum())(
+    jnp.ones((1, 2, 2, 1))
+  )
+  np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+  ('name', 'kw', 'message'),
+  [
+    ('resnet1', {}, "model.name='resnet1' is unknown; models: cnn, mlp"),
+    ('_layers', {}, 'is unknown'),
+    ('mlp', {'width': 3}, r'model.kw.width is unknown to model .* widths'),
+    ('mlp', {'parent': 3}, r'model.kw.parent is unknown'),
+    ('mlp', {'dtype': 'float16'}, 'must be one of float32, bfloat16'),
+    ('mlp', {'widths': ()}, 'must be at least one positive number'),
+    ('cnn', {'activation': 'swash'}, 'must be one of elu'),
+    ('resnet18', {'stem': 'tiny'}, 'must be one of cifar, imagenet'),
+    ('vit_tiny', {'pool': 'max'}, 'must be one of cls, mean'),
+    ('mlp', {'std': 0.0}, 'must be positive'),
+  ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(name, kw, message):
+  with pytest.raises(errors.ConfigError, match=message) as error:
+    models.make(name, num_classes=3, **kw)
+  assert '\n' not in str(error.value)
+
+
+def test_an_image_that_does_not_fit_is_refused():
+  model = models.make('vit_tiny', num_classes=3, patch_size=16)
+  with pytest.raises(errors.ConfigError, match='a divisor of the image size'):
+    models.init(model, jax.random.key(0), (28, 28, 1))
+  model = models.make('mlp', num_classes=3, mean=(0.1, 0.2))
+  with pytest.raises(errors.ConfigError, match='one number, or 3'):
+    models.init(model, jax.random.key(0), (8, 8, 3))
+
+
+def test_integer_images_are_refused(rng):
+  apply, params, state = small('mlp')
+  with pytest.raises(TypeError, match='float dtype'):
+    apply(params, state, jnp.zeros((2, *SHAPE), jnp.uint8), train=False)
+
+
+def test_lists_of_a_config_make_a_hashable_model():
+  model = models.make('mlp', num_classes=3, widths=[4, 4], mean=[0.1] * 3)
+  assert hash(model) == hash(
+    models.make('mlp', num_classes=3, widths=(4, 4), mean=(0.1,) * 3)
+  )
