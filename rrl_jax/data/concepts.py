@@ -1,0 +1,234 @@
+"""Which classes to keep, which concepts they form, how common each is.
+
+The same three texts apply to every source. A class is given by its name
+(blanks as ``_``, in any case) or its number; see `select` and `thin`.
+"""
+
+import re
+
+import numpy as np
+
+from rrl_jax.data.source import Source, Splits
+from rrl_jax.errors import ConfigError, DataError
+
+
+def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
+  """Keeps some classes, renumbered from 0 in their order, and groups them.
+
+  Args:
+    splits: A set whose concepts are its classes or the hierarchy it brings.
+    classes: Members as ``'0-5,8'`` or ``'cat,dog'``; ``''`` for all.
+    concepts: ``'class'``, one a class; ``'coarse'``, the hierarchy the set
+      brings; or groups of members, each with a name or without, as in
+      ``'clothes=0,1,3 shoes=5,7,9 8'``. Numbers are those of the set, before
+      ``classes`` renumbers. Members that are not kept do not count, nor do
+      groups that are left empty.
+
+  Returns:
+    The splits.
+
+  Raises:
+    ConfigError: A class that does not exist or is given twice, a kept class
+      in no group, a hierarchy that the set does not have.
+    DataError: No example is left in a split.
+
+  Example:
+    >>> from rrl_jax.data import mock
+    >>> splits = select(mock.load(), classes='2-4', concepts='low=2,3 4-9')
+    >>> splits.train.class_names, splits.train.concept_names
+    (('2', '3', '4'), ('low', '4-9'))
+  """
+  names = splits.train.class_names
+  kept = range(len(names))
+  if classes:
+    kept = sorted(_members(classes, names, f'data.classes={classes!r}'))
+  new_label = np.full(len(names), -1)
+  new_label[list(kept)] = np.arange(len(kept))
+
+  if concepts == 'class':
+    groups = {names[k]: [k] for k in kept}
+  elif concepts == 'coarse':
+    if not splits.train.has_hierarchy:
+      raise ConfigError(
+        "data.concepts='coarse': this set brings no hierarchy;"
+        " use 'class' or groups by hand such as 'a=0-4 b=5-9'"
+      )
+    groups = None
+  else:
+    groups = _groups(concepts, names, kept)
+
+  def apply(split: Source, what: str) -> Source:
+    if len(kept) < len(names):
+      split = split.take(np.flatnonzero(new_label[split.labels] >= 0))
+    if not len(split):
+      raise DataError(
+        f'data.classes={classes!r} leaves no example in the {what} split'
+      )
+    if groups is None:
+      concept_ids, concept_names = split.concepts, split.concept_names
+    else:
+      concept_of = np.full(len(names), -1)
+      for k, members in enumerate(groups.values()):
+        concept_of[members] = k
+      concept_ids, concept_names = concept_of[split.labels], tuple(groups)
+    return Source(
+      split.images,
+      new_label[split.labels],
+      tuple(names[k] for k in kept),
+      concept_ids,
+      concept_names,
+    )
+
+  train, test = apply(splits.train, 'train'), apply(splits.test, 'test')
+  if groups is None:
+    used = np.union1d(train.concepts, test.concepts)
+    concept_names = tuple(train.concept_names[k] for k in used)
+    train, test = (
+      Source(
+        split.images,
+        split.labels,
+        split.class_names,
+        np.searchsorted(used, split.concepts),
+        concept_names,
+      )
+      for split in (train, test)
+    )
+  return Splits(train, test)
+
+
+def thin(source: Source, imbalance: str, *, seed: int) -> Source:
+  r"""Makes some concepts rare; which examples stay depends on ``seed`` alone.
+
+  ``'1.0,0.25,0.08'`` keeps that fraction of each concept. ``'exp:R'`` keeps
+  :math:`n_k = n_0 R^{-k/(K-1)}` examples of concept k, so that the first has R
+  times as many as the last (fewer, where a concept has not so many to start
+  with). Rounded, at least one example of a concept stays. A smaller fraction
+  keeps a subset of what a larger one keeps.
+
+  Args:
+    source: Training examples.
+    imbalance: The text, ``''`` for none.
+    seed: Which examples stay.
+
+  Returns:
+    The source, in its order.
+
+  Raises:
+    ConfigError: The text says neither, or not one fraction a concept.
+
+  References:
+    Cui et al., `Class-Balanced Loss <https://arxiv.org/abs/1901.05555>`_,
+    2019, section 5.1 (the exponential profile).
+  """
+  if not imbalance:
+    return source
+  counts = source.concept_counts
+  say = f'data.imbalance={imbalance!r}'
+  if imbalance.startswith('exp:'):
+    ratio = _number(imbalance[4:], say)
+    if not 1 <= ratio < np.inf:
+      raise ConfigError(f'{say}: the ratio of head to tail is at least 1')
+    powers = np.arange(len(counts)) / max(len(counts) - 1, 1)
+    targets = np.minimum(counts, counts[0] * ratio**-powers)
+  else:
+    fractions = [_number(part, say) for part in imbalance.split(',')]
+    if len(fractions) != len(counts):
+      raise ConfigError(
+        f'{say}: {len(fractions)} fractions for {len(counts)} concepts'
+        f' ({", ".join(source.concept_names)})'
+      )
+    if not all(0 < f <= 1 for f in fractions):
+      raise ConfigError(f'{say}: fractions lie in (0, 1]')
+    targets = counts * np.asarray(fractions)
+  rng = np.random.default_rng((seed, 0x7417))  # Apart from other uses of seed.
+  kept = []
+  for k, target in enumerate(targets):
+    members = rng.permutation(np.flatnonzero(source.concepts == k))
+    kept.append(members[: max(round(float(target)), 1)])
+  return source.take(np.sort(np.concatenate(kept)))
+
+
+def _number(text: str, say: str) -> float:
+  try:
+    return float(text)
+  except ValueError:
+    raise ConfigError(
+      f'{say}: {text!r} is no number; give one fraction a concept, as in'
+      " '1,0.5,0.1', or 'exp:100'"
+    ) from None
+
+
+def _groups(
+  text: str, names: tuple[str, ...], kept: range | list[int]
+) -> dict[str, list[int]]:
+  """Kept members of each group that has one, by name."""
+  say = f'data.concepts={text!r}'
+  groups, seen = {}, {}
+  for group in text.split():
+    name, equals, members = group.rpartition('=')
+    if equals and not name:
+      raise ConfigError(f'{say}: {group!r} has an empty name')
+    name = name or members
+    if name in groups:
+      raise ConfigError(f'{say}: two groups are called {name!r}')
+    groups[name] = _members(members, names, say)
+    for k in groups[name]:
+      if k in seen:
+        raise ConfigError(
+          f'{say}: class {names[k]!r} is in {seen[k]!r} and in {name!r}'
+        )
+      seen[k] = name
+  missing = [names[k] for k in kept if k not in seen]
+  if missing:
+    raise ConfigError(
+      f'{say}: in no group: {", ".join(missing)}; classes are'
+      f' {_listing(names)} (or say class, coarse)'
+    )
+  groups = {
+    name: [k for k in members if k in kept] for name, members in groups.items()
+  }
+  return {name: members for name, members in groups.items() if members}
+
+
+def _members(text: str, names: tuple[str, ...], say: str) -> list[int]:
+  """Numbers of the classes that a text such as ``'0-5,8,ship'`` lists."""
+  plain = lambda name: re.sub(r'\s', '_', name.strip()).lower()
+  by_name = {plain(name): k for k, name in reversed(list(enumerate(names)))}
+  by_name |= {name: k for k, name in enumerate(names)}
+  numbered = all(name.isdecimal() for name in names)  # Names are the numbers.
+
+  def find(token: str) -> int:
+    for spelling in (token, plain(token)):
+      if spelling in by_name:
+        return by_name[spelling]
+    if not numbered and token.isdecimal() and int(token) < len(names):
+      return int(token)
+    raise ConfigError(
+      f'{say}: no class {token!r}; classes are {_listing(names)}'
+    )
+
+  members = []
+  for token in (part.strip() for part in text.split(',')):
+    span = re.fullmatch(r'(\d+)-(\d+)', token)
+    if span and token not in by_name:
+      first, last = int(span[1]), int(span[2])
+      if first > last:
+        raise ConfigError(f'{say}: the range {token!r} runs backwards')
+      find(span[1]), find(span[2])  # Before a range of billions is walked.
+      found = [find(str(k)) for k in range(first, last + 1)]
+    else:
+      found = [find(token)]
+    members.extend(found)
+  for k in members:
+    if members.count(k) > 1:
+      raise ConfigError(f'{say}: class {names[k]!r} is given twice')
+  return members
+
+
+def _listing(names: tuple[str, ...]) -> str:
+  shown = [
+    name if name == str(k) else f'{k} {name}' for k, name in enumerate(names)
+  ]
+  if len(shown) > 12:
+    shown = [*shown[:10], '...', shown[-1]]
+  return ', '.join(shown)

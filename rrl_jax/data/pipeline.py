@@ -1,0 +1,205 @@
+"""Which examples each training step sees, and how they are read."""
+
+import functools
+import math
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rrl_jax.data.source import Source
+from rrl_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+  import grain
+
+SAMPLING = ('uniform', 'concept_balanced')
+
+
+def sampling_probs(source: Source, sampling: str) -> np.ndarray:
+  """Probability that an example of a batch is of concept k.
+
+  Args:
+    source: Training examples.
+    sampling: ``'uniform'`` over examples, or ``'concept_balanced'``.
+
+  Returns:
+    float64 ``[K]`` that sums to one; zero for a concept without an example.
+
+  Raises:
+    ConfigError: Unknown ``sampling``.
+  """
+  _check_sampling(sampling)
+  counts = source.concept_counts
+  weights = counts if sampling == 'uniform' else (counts > 0).astype(float)
+  return weights / weights.sum()
+
+
+def index_batches(
+  source: Source, *, batch_size: int, seed: int, sampling: str = 'uniform'
+) -> 'grain.MapDataset':
+  """The examples of every step, without end, by random access.
+
+  Element s is an int64 array ``[batch_size]`` of positions in ``source``: the
+  global batch of step s, the same however many processes share it. So the
+  position in the data is the step, and nothing else need be saved to resume.
+
+  ``'uniform'`` goes through the set in a new order each epoch; a batch may
+  span two epochs. ``'concept_balanced'`` goes round the concepts, and through
+  each concept in a new order each time it is used up: within a batch the
+  numbers of examples of any two concepts differ by at most one.
+
+  Args:
+    source: Training examples.
+    batch_size: Examples a step, over all processes; may exceed the set.
+    seed: Seeds every order; any non-negative integer.
+    sampling: One of `SAMPLING`.
+
+  Returns:
+    A Grain dataset as long as an integer goes.
+
+  Raises:
+    ConfigError: A value out of range.
+    DataError: The source is empty.
+  """
+  import grain  # Slow to import.
+
+  _check_sampling(sampling)
+  if batch_size < 1:
+    raise ConfigError(f'batch_size={batch_size}: at least 1')
+  if seed < 0:
+    raise ConfigError(f'seed={seed}: at least 0')
+  if not len(source):
+    raise DataError('the training set is empty')
+  if sampling == 'uniform':
+    indices = _uniform(len(source), seed)
+  else:
+    indices = _concept_balanced(source, batch_size, seed)
+  rows = np.arange(batch_size, dtype=np.int64)
+  steps = grain.MapDataset.range(sys.maxsize // batch_size)
+  return steps.map(lambda step: indices(int(step) * batch_size + rows))
+
+
+def stream(
+  source: Source,
+  batches: 'grain.MapDataset',
+  *,
+  start: int,
+  stop: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int = 4,
+  prefetch: int = 4,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Reads the batches of steps ``start`` to ``stop`` ahead of their use.
+
+  Args:
+    source: Training examples.
+    batches: What `index_batches` gave for that source.
+    start: First step.
+    stop: The step after the last.
+    process_index: Which contiguous share of each batch's rows to read.
+    process_count: Number of shares; divides the batch size.
+    num_threads: Steps read at once; 0 reads in the caller's thread.
+    prefetch: Steps read ahead.
+
+  Yields:
+    ``image`` ``[B / process_count, H, W, C]`` as the source has it, and int32
+    ``label``, ``concept`` and ``index`` (position in ``source``)
+    ``[B / process_count]``.
+
+  Raises:
+    ConfigError: ``process_count`` does not divide the batch size.
+  """
+  import grain
+
+  if stop <= start:
+    return iter(())
+  batch_size = len(batches[start])
+  if batch_size % process_count:
+    raise ConfigError(
+      f'batch_size={batch_size}: not a multiple of {process_count} processes'
+    )
+  share = batch_size // process_count
+  rows = slice(process_index * share, (process_index + 1) * share)
+
+  def read(batch: np.ndarray) -> dict[str, np.ndarray]:
+    batch = batch[rows]
+    return {
+      'image': source.images[batch],
+      'label': source.labels[batch],
+      'concept': source.concepts[batch],
+      'index': batch.astype(np.int32),
+    }
+
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0
+  )
+  return iter(batches[start:stop].map(read).to_iter_dataset(options))
+
+
+def _check_sampling(sampling: str) -> None:
+  if sampling not in SAMPLING:
+    raise ConfigError(
+      f'data.sampling={sampling!r}: known are {", ".join(SAMPLING)}'
+    )
+
+
+def _uniform(n: int, seed: int):
+  """Positions [B] in an endless walk over n examples -> examples [B]."""
+
+  @functools.lru_cache(maxsize=4)  # Threads may be an epoch apart.
+  def order(epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)
+
+  def indices(positions: np.ndarray) -> np.ndarray:
+    epochs, offsets = np.divmod(positions, n)
+    examples = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+      now = epochs == epoch
+      examples[now] = order(int(epoch))[offsets[now]]
+    return examples
+
+  return indices
+
+
+def _concept_balanced(source: Source, batch_size: int, seed: int):
+  """Positions [B] in an endless round of the concepts -> examples [B].
+
+  Round r gives one example of each concept. The order of concepts in a round
+  changes where a round and a batch begin together; in between it repeats, so
+  that any batch has equal counts within one. Were it never to change, and a
+  batch smaller than the number of concepts, the same concepts would always
+  share a batch.
+  """
+  members = [
+    np.flatnonzero(source.concepts == k) for k in range(source.num_concepts)
+  ]
+  members = [examples for examples in members if len(examples)]
+  num = len(members)
+  period = math.lcm(batch_size, num)
+
+  @functools.lru_cache(maxsize=4)
+  def concept_order(time: int) -> np.ndarray:
+    return np.random.default_rng((seed, num, time)).permutation(num)
+
+  @functools.lru_cache(maxsize=4 * num)
+  def order(concept: int, epoch: int) -> np.ndarray:
+    rng = np.random.default_rng((seed, concept, epoch))
+    return rng.permutation(members[concept])
+
+  def indices(positions: np.ndarray) -> np.ndarray:
+    # A batch lies within one period.
+    concepts = concept_order(int(positions[0]) // period)[positions % num]
+    rounds = positions // num
+    examples = np.empty_like(positions)
+    for concept in np.unique(concepts):
+      now = np.flatnonzero(concepts == concept)
+      epochs, offsets = np.divmod(rounds[now], len(members[concept]))
+      for epoch in np.unique(epochs):
+        here = epochs == epoch
+        examples[now[here]] = order(int(concept), int(epoch))[offsets[here]]
+    return examples
+
+  return indices

@@ -1,0 +1,364 @@
+"""What a set of labelled images is, wherever it comes from."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from rrl_jax.errors import ConfigError, DataError
+
+_IN_MEMORY_BYTES = 512 * 2**20  # Larger sets are read as they are needed.
+_CHUNK = 4096  # Examples checked or read at once.
+
+
+class Images(Protocol):
+  """Images in memory (an array is one) or read when they are indexed."""
+
+  shape: tuple[int, ...]  # (N, H, W, C)
+  dtype: np.dtype  # uint8, or float32 in [0, 1]
+
+  def __len__(self) -> int:
+    """Number of images N."""
+
+  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    """Images at integer ``indices`` [n], as an array ``[n, H, W, C]``."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """One split of labelled images, with the concept each belongs to.
+
+  Attributes:
+    images: uint8 or float32 in [0, 1], ``[N, H, W, C]``.
+    labels: Class of each image, int32 ``[N]``.
+    class_names: Name of each class; classes without an image count too.
+    concepts: Concept of each image, int32 ``[N]``; its class if not given.
+    concept_names: Name of each concept; the classes' if not given.
+
+  Raises:
+    DataError: The parts do not fit each other.
+  """
+
+  images: Images
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  concepts: np.ndarray | None = None
+  concept_names: tuple[str, ...] | None = None
+
+  def __post_init__(self):
+    # `object.__setattr__` is the way to complete a frozen dataclass.
+    put = lambda name, value: object.__setattr__(self, name, value)
+    put('labels', np.asarray(self.labels, np.int32))
+    put('class_names', tuple(self.class_names))
+    if self.concepts is None:
+      put('concepts', self.labels)
+      put('concept_names', self.class_names)
+    put('concepts', np.asarray(self.concepts, np.int32))
+    put('concept_names', tuple(self.concept_names))
+    if len(self.images.shape) != 4:
+      raise DataError(f'images have shape {self.images.shape}, not [N,H,W,C]')
+    for what, ids, names in (
+      ('labels', self.labels, self.class_names),
+      ('concepts', self.concepts, self.concept_names),
+    ):
+      if ids.shape != (len(self.images),):
+        raise DataError(
+          f'{len(self.images)} images but {what} of shape {ids.shape}'
+        )
+      if ids.size and not 0 <= ids.min() <= ids.max() < len(names):
+        raise DataError(
+          f'{what} run from {ids.min()} to {ids.max()}'
+          f' but there are {len(names)} names'
+        )
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of every image."""
+    return tuple(int(size) for size in self.images.shape[1:])
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes, those without an image included."""
+    return len(self.class_names)
+
+  @property
+  def num_concepts(self) -> int:
+    """Number of concepts K."""
+    return len(self.concept_names)
+
+  @property
+  def concept_counts(self) -> np.ndarray:
+    """Images of each concept, int64 ``[K]``."""
+    return np.bincount(self.concepts, minlength=self.num_concepts)
+
+  @property
+  def has_hierarchy(self) -> bool:
+    """Whether the concepts are something else than the classes."""
+    return self.concept_names != self.class_names
+
+  def take(self, indices: np.ndarray) -> Self:
+    """The examples at ``indices`` [n], in that order, as a source.
+
+    Images in memory are copied, images that are read when needed stay so.
+    """
+    indices = np.asarray(indices)
+    if indices.dtype == bool:
+      raise TypeError('indices must be integers, not a mask')
+    indices = indices.astype(np.int64)
+    return dataclasses.replace(
+      self,
+      images=take_images(self.images, indices),
+      labels=self.labels[indices],
+      concepts=self.concepts[indices],
+    )
+
+
+class Splits(NamedTuple):
+  """The two splits of a set; classes and concepts are the same in both."""
+
+  train: Source
+  test: Source
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Subset:
+  """Some of the images of a lazy set."""
+
+  images: Images
+  indices: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return (len(self.indices), *self.images.shape[1:])
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.images.dtype
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    return self.images[self.indices[indices]]
+
+
+def take_images(images: Images, indices: np.ndarray) -> Images:
+  """Images at ``indices`` [n], themselves lazy if ``images`` are."""
+  if isinstance(images, np.ndarray):
+    return images[indices]
+  if isinstance(images, _Subset):
+    return _Subset(images.images, images.indices[indices])
+  return _Subset(images, np.arange(len(images))[indices])
+
+
+def settle(images: Images, in_memory: bool | None) -> Images:
+  """Reads lazy images into memory, if asked to or, for None, if they fit.
+
+  Args:
+    images: Images of any kind; an array is returned as it is.
+    in_memory: True, False, or None for sets of at most 512 MiB.
+
+  Returns:
+    An array, or ``images``.
+  """
+  if in_memory is None:
+    size = np.prod(images.shape, dtype=float) * np.dtype(images.dtype).itemsize
+    in_memory = size <= _IN_MEMORY_BYTES
+  if not in_memory or isinstance(images, np.ndarray):
+    return images
+  array = np.empty(images.shape, images.dtype)
+  for i in range(0, len(array), _CHUNK):
+    rows = np.arange(i, min(i + _CHUNK, len(array)))
+    array[rows] = images[rows]
+  return array
+
+
+def holdout(
+  labels: np.ndarray, *, seed: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of a training and a test split: a fifth of each class is held out.
+
+  Args:
+    labels: Integers ``[N]``.
+    seed: Which fifth.
+    where: The file or folder, for the error.
+
+  Returns:
+    Sorted indices of both splits. Each class keeps an example to train on.
+
+  Raises:
+    DataError: Every class is too small to hold an example out.
+  """
+  rng = np.random.default_rng(seed)
+  held_out = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    members = rng.permutation(np.flatnonzero(labels == label))
+    held_out[members[: round(len(members) / 5)]] = True
+  if not held_out.any():
+    raise DataError(
+      f'{where}: no test split, and too few examples of each class'
+      f' ({len(labels)} in all) to hold a fifth of them out'
+    )
+  return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def check_images(images: np.ndarray, where: str) -> np.ndarray:
+  """Images as ``[N, H, W, C]`` uint8, or float32 in [0, 1].
+
+  Args:
+    images: Any array; ``[N, H, W]`` gets a channel, floats become float32.
+    where: The file and the array in it, for the errors.
+
+  Returns:
+    The images.
+
+  Raises:
+    DataError: Wrong rank or dtype, an empty set, values outside [0, 1].
+  """
+  if images.ndim not in (3, 4):
+    raise DataError(
+      f'{where} has shape {images.shape}; images are [N,H,W] or [N,H,W,C]'
+    )
+  if images.shape[0] == 0:
+    raise DataError(f'{where} is empty: 0 images')
+  if 0 in images.shape:
+    raise DataError(f'{where} has shape {images.shape}: images without a pixel')
+  if images.dtype.kind == 'f':
+    # Checked in pieces, since the set may fill half of the memory.
+    for i in range(0, len(images), _CHUNK):
+      low, high = images[i : i + _CHUNK].min(), images[i : i + _CHUNK].max()
+      if np.isnan(low) or np.isnan(high):
+        raise DataError(f'{where} holds NaN')
+      if low < 0 or high > 1:
+        raise DataError(
+          f'{where} holds values from {low:g} to {high:g};'
+          ' floats must lie in [0, 1] (or use uint8 in 0..255)'
+        )
+    images = images.astype(np.float32, copy=False)
+  elif images.dtype != np.uint8:
+    raise DataError(
+      f'{where} is {images.dtype}; images are uint8, or floats in [0, 1]'
+    )
+  return images[..., None] if images.ndim == 3 else images
+
+
+def check_labels(labels: np.ndarray, where: str) -> np.ndarray:
+  """Labels as int64 ``[N]``, checked to be whole and not negative.
+
+  Args:
+    labels: Any array.
+    where: The file and the array in it, for the errors.
+
+  Raises:
+    DataError: Wrong rank or dtype, an empty set, a fraction, a negative label.
+  """
+  if labels.ndim != 1:
+    raise DataError(f'{where} has shape {labels.shape}; labels are [N]')
+  if labels.size == 0:
+    raise DataError(f'{where} is empty: 0 labels')
+  if labels.dtype.kind not in 'iu':
+    raise DataError(f'{where} is {labels.dtype}; labels are integers')
+  if labels.min() < 0:
+    raise DataError(f'{where} holds the negative label {labels.min()}')
+  if labels.max() > np.iinfo(np.int64).max:
+    raise DataError(f'{where} holds the label {labels.max()}')
+  return labels.astype(np.int64)
+
+
+def make_splits(
+  train: tuple[Images, np.ndarray],
+  test: tuple[Images, np.ndarray],
+  *,
+  where: tuple[str, str],
+  num_classes: int = 0,
+  class_names: Sequence[str] = (),
+) -> Splits:
+  """Both splits of a set with one meaning of classes, checked together.
+
+  The classes are the given names; or ``num_classes`` numbered ones; or, with
+  neither, the labels that occur in the training split, ascending, each named
+  by its number. Labels become positions among them.
+
+  Args:
+    train: Images, checked, and labels, any array, of the training split.
+    test: The same of the test split.
+    where: What holds the labels of each split, for the errors.
+    num_classes: Number of classes, 0 for what the names or labels say.
+    class_names: Name of each class; may be empty.
+
+  Returns:
+    The splits, one concept a class.
+
+  Raises:
+    DataError: Labels that are no labels, or outside the classes; images and
+      labels that differ in number; splits that differ in image shape.
+    ConfigError: ``num_classes`` that is no positive integer.
+  """
+  num_classes = whole('num_classes', num_classes, least=0)
+  labels = [
+    check_labels(np.asarray(split[1]), where_)
+    for split, where_ in zip((train, test), where, strict=True)
+  ]
+  for (images, _), split_labels, where_ in zip(
+    (train, test), labels, where, strict=True
+  ):
+    if len(images) != len(split_labels):
+      raise DataError(
+        f'{where_} holds {len(split_labels)} labels for {len(images)} images'
+      )
+  shapes = train[0].shape[1:], test[0].shape[1:]
+  if shapes[0] != shapes[1]:
+    raise DataError(
+      f'{where[1]}: test images have shape {shapes[1]},'
+      f' training images {shapes[0]}'
+    )
+  if train[0].dtype != test[0].dtype:
+    raise DataError(
+      f'{where[1]}: test images are {test[0].dtype},'
+      f' training images {train[0].dtype}'
+    )
+  if num_classes:
+    if len(class_names) != num_classes:
+      class_names = [str(k) for k in range(num_classes)]
+  elif not class_names:
+    class_ids = np.unique(labels[0])
+    class_names = [str(k) for k in class_ids]
+    for i, where_ in enumerate(where):
+      strange = np.setdiff1d(labels[i], class_ids)
+      if strange.size:
+        raise DataError(
+          f'{where_} holds label {strange[0]}, which the training split does'
+          ' not have (num_classes=N would declare classes 0 to N-1)'
+        )
+      labels[i] = np.searchsorted(class_ids, labels[i])
+  for split_labels, where_ in zip(labels, where, strict=True):
+    if split_labels.max() >= len(class_names):
+      raise DataError(
+        f'{where_} holds label {split_labels.max()},'
+        f' outside the {len(class_names)} classes'
+      )
+  return Splits(
+    Source(train[0], labels[0], tuple(class_names)),
+    Source(test[0], labels[1], tuple(class_names)),
+  )
+
+
+def whole(key: str, value: object, *, least: int) -> int:
+  """An integer setting, checked.
+
+  Raises:
+    ConfigError: ``value`` is no integer, or less than ``least``.
+  """
+  if (
+    isinstance(value, bool)
+    or not isinstance(value, int | np.integer)
+    or value < least
+  ):
+    raise ConfigError(
+      f'data.kw.{key}={value!r}: an integer of at least {least}'
+    )
+  return int(value)
