@@ -1,5 +1,7 @@
 """Every network keeps the contract of `rrl_jax.models`."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,22 @@ SMALL = {
 SHAPE = (8, 8, 3)
 
 
+def make_small(name, **kw):
+  return models.make(name, num_classes=5, **SMALL[name], **kw)
+
+
+@functools.cache
+def init_small(name, **kw):
+  return models.init(make_small(name, **kw), jax.random.key(0), SHAPE)
+
+
 def small(name, **kw):
-  model = models.make(name, num_classes=5, **SMALL[name], **kw)
-  params, state = models.init(model, jax.random.key(0), SHAPE)
-  return models.apply_fn(model), params, state
+  """A jitted network with variables that the tests share."""
+  apply = models.apply_fn(make_small(name, **kw))
+  return (
+    jax.jit(apply, static_argnames='train'),
+    *init_small(name, embedding_dim=7),
+  )
 
 
 def images_of(rng, size=6, shape=SHAPE):
@@ -39,8 +53,7 @@ def test_every_network_has_a_small_case():
 def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
   apply, params, state = small(name, embedding_dim=7)
   images = images_of(rng)
-  run = jax.jit(lambda p, s, x: apply(p, s, x, train=False))
-  (logits, out), new_state = run(params, state, images)
+  (logits, out), new_state = apply(params, state, images, train=False)
   assert logits.shape == (6, 5)
   assert out['features'].ndim == 2
   assert out['embedding'].shape == (6, 7)
@@ -50,7 +63,7 @@ def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
   }
   chex.assert_trees_all_equal(new_state, state)
   # Row i of the result depends on row i of the input alone.
-  (other, _), _ = run(params, state, images.at[1:].set(0.3))
+  (other, _), _ = apply(params, state, images.at[1:].set(0.3), train=False)
   np.testing.assert_allclose(other[0], logits[0], rtol=1e-4, atol=1e-5)
   assert not np.allclose(other[1], logits[1], atol=1e-5)
 
@@ -58,15 +71,17 @@ def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
 @pytest.mark.parametrize('name', SMALL)
 def test_bfloat16_is_close_to_float32_and_keeps_float32_outside(name, rng):
   apply, params, state = small(name)
-  half, half_params, _ = small(name, dtype='bfloat16')
+  half, _, _ = small(name, dtype='bfloat16')
   images = images_of(rng)
-  chex.assert_trees_all_equal(params, half_params)
-  (logits, out), _ = jax.jit(apply, static_argnames='train')(
-    params, state, images, train=False
+  half_model = make_small(name, dtype='bfloat16')
+  half_params, _ = jax.eval_shape(
+    lambda key: models.init(half_model, key, SHAPE), jax.random.key(0)
   )
-  (half_logits, half_out), _ = jax.jit(half, static_argnames='train')(
-    params, state, images, train=False
-  )
+  assert {x.dtype for x in jax.tree.leaves(half_params)} == {
+    jnp.dtype('float32')
+  }
+  (logits, out), _ = apply(params, state, images, train=False)
+  (half_logits, half_out), _ = half(params, state, images, train=False)
   assert half_logits.dtype == half_out['features'].dtype == jnp.float32
   scale = np.abs(out['features']).max()
   difference = np.abs(half_out['features'] - out['features']).max()
@@ -89,13 +104,14 @@ def test_training_changes_batch_statistics_only(name, rng):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
-  apply, params, state = small(name)
-  shapes = jax.eval_shape(
-    lambda x: apply(params, state, x, train=False), images_of(rng)
+  model = make_small(name)
+  params, _ = jax.eval_shape(
+    lambda key: models.init(model, key, SHAPE), jax.random.key(0)
   )
   assert not [k for k in params if k.startswith('projection')]
-  (_, out), _ = shapes
-  assert out['embedding'].shape == out['features'].shape
+  apply, params, state = small(name)
+  (_, out), _ = apply(params, state, images_of(rng), train=False)
+  np.testing.assert_array_equal(out['embedding'], out['features'])
 
 
 @pytest.mark.parametrize('name', ['mlp', 'vit_tiny'])
@@ -131,41 +147,43 @@ def test_parameter_counts_are_the_published_ones(name, kw, count):
   assert sum(x.size for x in jax.tree.leaves(params)) == count
 
 
-def test_stems_differ_in_resolution(rng):
-  for stem, side in (('cifar', 32), ('imagenet', 8)):
-    x = images_of(rng, 2, (32, 32, 3))
-    model = models.make('resnet18', num_classes=2, stem=stem, width=2)
-    params, state = models.init(model, jax.random.key(0), (32, 32, 3))
-    _, captured = model.apply(
-      {'params': params, **state},
-      x,
+@pytest.mark.parametrize(('stem', 'side'), [('cifar', 32), ('imagenet', 8)])
+def test_stems_differ_in_resolution(stem, side):
+  model = models.make('resnet18', num_classes=2, stem=stem, width=2)
+  _, captured = jax.eval_shape(
+    lambda key: model.init_with_output(
+      key,
+      jnp.zeros((2, 32, 32, 3)),
       train=False,
       capture_intermediates=True,
-      mutable='intermediates',
+      mutable=True,
+    ),
+    jax.random.key(0),
+  )
+  block = captured['intermediates']['stage0_block0']['__call__'][0]
+  assert block.shape == (2, side, side, 2)
+
+
+def test_zero_init_last_makes_blocks_start_as_identity():
+  params, _ = init_small('resnet18', embedding_dim=7)
+  other, _ = init_small('resnet18', zero_init_last=False)
+  for j in (0, 1):
+    np.testing.assert_array_equal(
+      params['stage0_block0'][f'norm{j}']['scale'], np.full(4, 1 - j)
     )
-    block = captured['intermediates']['stage0_block0']['__call__'][0]
-    assert block.shape == (2, side, side, 2)
-
-
-def test_zero_init_last_makes_blocks_start_as_identity(rng):
-  _, params, _ = small('resnet18')
-  _, other, _ = small('resnet18', zero_init_last=False)
-  np.testing.assert_array_equal(
-    params['stage0_block0']['norm1']['scale'], np.zeros(4)
-  )
-  np.testing.assert_array_equal(
-    other['stage0_block0']['norm1']['scale'], np.ones(4)
-  )
+    np.testing.assert_array_equal(
+      other['stage0_block0'][f'norm{j}']['scale'], np.ones(4)
+    )
 
 
 def test_batch_norm_of_a_sharded_batch_is_global(rng, mesh):
-  apply, params, state = small('resnet18', zero_init_last=False)
+  apply, _, _ = small('resnet18')
+  params, state = init_small('resnet18', zero_init_last=False)
   # Rows of very different scale: statistics of a shard would differ.
   images = images_of(rng, 16) * jnp.linspace(0.1, 1, 16)[:, None, None, None]
-  run = jax.jit(lambda p, s, x: apply(p, s, x, train=True))
-  (logits, _), new_state = run(params, state, images)
+  (logits, _), new_state = apply(params, state, images, train=True)
   sharded = jax.device_put(images, NamedSharding(mesh, PartitionSpec('data')))
-  (same, _), same_state = run(params, state, sharded)
+  (same, _), same_state = apply(params, state, sharded, train=True)
   np.testing.assert_allclose(same, logits, rtol=2e-3, atol=2e-3)
   chex.assert_trees_all_close(same_state, new_state, rtol=1e-3, atol=1e-4)
 
