@@ -8,8 +8,7 @@ command line overrides single fields: ``--config.optim.lr=0.1``.
 from collections.abc import Sequence
 import dataclasses
 
-from ml_collections import ConfigDict
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
 
 def base() -> ConfigDict:
@@ -20,7 +19,7 @@ def base() -> ConfigDict:
   config.seed = 0  # Of the initial weights, batch order, augmentation.
   config.batch_size = 128  # Over all devices of all processes.
   config.total_epochs = 100.0  # Passes over the training set.
-  config.total_steps = config_dict.placeholder(int)  # Wins over epochs.
+  config.total_steps = optional(int)  # Wins over epochs.
   config.log_steps = 20  # A line of metrics.jsonl every so many steps.
   config.ckpt_steps = 200  # A checkpoint every so many steps, and at the end.
   config.keep_last = 3  # Checkpoints that stay on disk.
@@ -29,15 +28,15 @@ def base() -> ConfigDict:
   config.data = ConfigDict()
   config.data.name = 'digits'  # A module of rrl_jax.data.
   config.data.kw = ConfigDict(  # Its own arguments; None leaves one out.
-      {
-          'path': config_dict.placeholder(str),  # idx, npz, folder.
-          'num_classes': config_dict.placeholder(int),  # npz, folder, mock.
-          'data_set': config_dict.placeholder(str),  # tfds: 'cifar10', ...
-          'data_dir': config_dict.placeholder(str),  # tfds.
-          'image_size': config_dict.placeholder(int),  # tfds, folder.
-          'image_shape': config_dict.placeholder(tuple),  # mock.
-          'num_examples': config_dict.placeholder(int),  # mock.
-      }
+    {
+      'path': optional(str),  # idx, npz, folder.
+      'num_classes': optional(int),  # npz, folder, mock.
+      'data_set': optional(str),  # tfds: 'cifar10', ...
+      'data_dir': optional(str),  # tfds.
+      'image_size': optional(int),  # tfds, folder.
+      'image_shape': optional(tuple),  # mock.
+      'num_examples': optional(int),  # mock.
+    }
   )
   config.data.seed = 0  # Of splits and thinning.
   config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
@@ -55,14 +54,14 @@ def base() -> ConfigDict:
   config.model = ConfigDict()
   config.model.name = 'mlp'  # A module of rrl_jax.models.
   config.model.kw = ConfigDict(  # Its own arguments; None leaves one out.
-      {
-          'widths': config_dict.placeholder(tuple),  # mlp, cnn.
-          'activation': config_dict.placeholder(str),
-          'stem': config_dict.placeholder(str),  # resnet: cifar, imagenet.
-          'patch_size': config_dict.placeholder(int),  # vit.
-          'embedding_dim': config_dict.placeholder(int),  # 0: the features.
-          'dtype': config_dict.placeholder(str),  # float32, bfloat16.
-      }
+    {
+      'widths': optional(tuple),  # mlp, cnn.
+      'activation': optional(str),
+      'stem': optional(str),  # resnet: cifar, imagenet.
+      'patch_size': optional(int),  # vit.
+      'embedding_dim': optional(int),  # 0: the features.
+      'dtype': optional(str),  # float32, bfloat16.
+    }
   )
 
   config.objective = ConfigDict()
@@ -105,8 +104,8 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     ValueError: An unknown argument or a value of another type.
   """
   values = {
-      name: default.options[0] if isinstance(default, Choice) else default
-      for name, default in defaults.items()
+    name: default.options[0] if isinstance(default, Choice) else default
+    for name, default in defaults.items()
   }
   for part in filter(None, (arg or '').split(',')):
     name, given, text = part.partition('=')
@@ -114,7 +113,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
       name, text = _bare_word(part, defaults)
     if name not in defaults:
       raise ValueError(
-          f'unknown config argument {part!r}; known: {_known(defaults)}'
+        f'unknown config argument {part!r}; known: {_known(defaults)}'
       )
     values[name] = _typed(name, text, defaults[name])
   return ConfigDict(values)
@@ -163,3 +162,8 @@ def _known(defaults):
     else:
       words.append(f'{name}={default!r}')
   return ', '.join(words)
+
+
+def optional(kind: type):
+  """A field of this type that is None until it is given."""
+  return config_dict.placeholder(kind)

@@ -17,7 +17,7 @@ ModelState = Any  # What the network carries besides: BatchNorm statistics.
 AuxState = Any  # What the adversary learns: concept weights, duals, teachers.
 Batch = Mapping[str, jax.Array]  # 'image' [B, H, W, C] in [0, 1], 'label' [B],
 #                                  'concept' [B], 'index' [B] (example id).
-Metrics = dict[str, jax.Array]  # Scalars by name.
+Metrics = dict[str, jax.Array]  # By name: a scalar, or one a concept, [K].
 
 LossFn = Callable[[jax.Array], jax.Array]  # Images -> loss of each, [B].
 LogitsFn = Callable[[jax.Array], jax.Array]  # Images -> logits, [B, K].
@@ -71,13 +71,16 @@ class Objective:
     loss_fn: ``(params, model_state, aux_state, batch, key, step) ->
       (loss, (model_state, aux_state, metrics))``, pure; differentiated with
       respect to ``params``.
-    init: ``(params, key) -> aux_state`` before the first step.
+    init: ``(params, model_state, batch, key) -> aux_state`` before the first
+      step; ``batch`` may hold shapes instead of arrays.
     step_scale: ``metrics -> scalar`` that multiplies the optimizer's update,
       or None for no scaling.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
-  init: Callable[[Params, jax.Array], AuxState] = lambda params, key: {}
+  init: Callable[[Params, ModelState, Batch, jax.Array], AuxState] = (
+    lambda params, model_state, batch, key: {}
+  )
   step_scale: Callable[[Metrics], jax.Array] | None = None
 
   def __call__(self, params, model_state, aux_state, batch, key, step):

@@ -32,14 +32,14 @@ class Checkpoints:
     self.directory = pathlib.Path(directory).absolute()
     self.identity = identity
     self._orbax = ocp.training.Checkpointer(
-        self.directory,
-        save_decision_policy=(
-            ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-        ),
-        preservation_policy=(
-            ocp.training.preservation_policies.LatestN(keep_last)
-        ),
-        cleanup_tmp_directories=True,
+      self.directory,
+      save_decision_policy=(
+        ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+      ),
+      preservation_policy=(
+        ocp.training.preservation_policies.LatestN(keep_last)
+      ),
+      cleanup_tmp_directories=True,
     )
 
   def __enter__(self):
@@ -61,8 +61,8 @@ class Checkpoints:
         self._seal(step)
     except OSError as error:
       raise DataError(
-          f'cannot write checkpoint {step} to {self.directory}:'
-          f' {error.strerror or error}'
+        f'cannot write checkpoint {step} to {self.directory}:'
+        f' {error.strerror or error}'
       ) from error
 
   def restore(self, abstract_state: TrainState) -> TrainState | None:
@@ -83,15 +83,15 @@ class Checkpoints:
       if cause is None:
         try:
           return self._orbax.load_checkpointables(
-              step, {'state': abstract_state}
+            step, {'state': abstract_state}
           )['state']
         except (ValueError, KeyError, TypeError, OSError) as error:
           cause = _one_line(error)
       older = steps[-i - 2] if i + 1 < len(steps) else 0
       print(
-          f'checkpoint {step} is unreadable: {cause}; using {older}',
-          file=sys.stderr,
-          flush=True,
+        f'checkpoint {step} is unreadable: {cause}; using {older}',
+        file=sys.stderr,
+        flush=True,
       )
     return None
 
@@ -106,13 +106,13 @@ class Checkpoints:
     """Writes the manifest: the last file of a checkpoint, by rename."""
     folder = self.directory / str(step)
     manifest = {
-        'step': step,
-        'config': self.identity,
-        'files': {
-            str(path.relative_to(folder)): _fingerprint(path)
-            for path in sorted(folder.rglob('*'))
-            if path.is_file()
-        },
+      'step': step,
+      'config': self.identity,
+      'files': {
+        str(path.relative_to(folder)): _fingerprint(path)
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+      },
     }
     unfinished = folder / (_MANIFEST + '.tmp')
     unfinished.write_text(json.dumps(manifest, indent=1))
@@ -136,7 +136,7 @@ class Checkpoints:
         return f'{name} differs from its checksum'
     if identity != self.identity:
       raise DataError(
-          f'{folder} was saved by another config; choose another --workdir'
+        f'{folder} was saved by another config; choose another --workdir'
       )
     return None
 

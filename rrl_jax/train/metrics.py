@@ -15,12 +15,12 @@ class MetricWriter:
   """
 
   def __init__(
-      self,
-      root: pathlib.Path,
-      *,
-      step: int = 0,
-      tracker: str = 'none',
-      config: dict[str, Any] | None = None,
+    self,
+    root: pathlib.Path,
+    *,
+    step: int = 0,
+    tracker: str = 'none',
+    config: dict[str, Any] | None = None,
   ):
     from tensorboardX import SummaryWriter
 
@@ -33,11 +33,11 @@ class MetricWriter:
       import wandb
 
       self._run = wandb.init(
-          project='rrl_jax',
-          id=root.name,
-          dir=str(root),
-          config=config,
-          resume='allow',
+        project='rrl_jax',
+        id=root.name,
+        dir=str(root),
+        config=config,
+        resume='allow',
       )
 
   def __enter__(self):

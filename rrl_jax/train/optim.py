@@ -33,7 +33,7 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   """
   if optim.name not in OPTIMIZERS:
     raise ConfigError(
-        f'optim.name={optim.name!r}; known: {", ".join(OPTIMIZERS)}'
+      f'optim.name={optim.name!r}; known: {", ".join(OPTIMIZERS)}'
     )
   for field in ('weight_decay', 'grad_clip_norm'):
     if not optim[field] >= 0:
@@ -44,7 +44,7 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   for name in kw:
     if name not in known:
       raise ConfigError(
-          f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
+        f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
       )
   parts = []
   if optim.grad_clip_norm:
@@ -69,7 +69,7 @@ def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
   """
   if optim.schedule not in SCHEDULES:
     raise ConfigError(
-        f'optim.schedule={optim.schedule!r}; known: {", ".join(SCHEDULES)}'
+      f'optim.schedule={optim.schedule!r}; known: {", ".join(SCHEDULES)}'
     )
   if not optim.lr > 0:
     raise ConfigError(f'optim.lr={optim.lr} is not positive')
@@ -83,8 +83,8 @@ def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
     after = optax.cosine_decay_schedule(optim.lr, rest)
   else:
     drops = {
-        max(round(part * total_steps) - rising, 0): 0.1
-        for part in optim.boundaries
+      max(round(part * total_steps) - rising, 0): 0.1
+      for part in optim.boundaries
     }
     after = optax.piecewise_constant_schedule(optim.lr, drops)
   if not rising:

@@ -24,14 +24,14 @@ def make_mesh(num_devices: int = -1) -> Mesh:
     num_devices = len(devices)
   if not 0 < num_devices <= len(devices):
     raise ConfigError(
-        f'mesh.data={num_devices}: there are {len(devices)} devices'
-        ' (-1 takes all)'
+      f'mesh.data={num_devices}: there are {len(devices)} devices'
+      ' (-1 takes all)'
     )
   return jax.make_mesh(
-      (num_devices,),
-      ('data',),
-      axis_types=(AxisType.Auto,),
-      devices=devices[:num_devices],
+    (num_devices,),
+    ('data',),
+    axis_types=(AxisType.Auto,),
+    devices=devices[:num_devices],
   )
 
 
@@ -61,5 +61,5 @@ def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
 def put_copy(mesh: Mesh, array: np.ndarray) -> jax.Array:
   """Puts the same host array on every device."""
   return jax.make_array_from_process_local_data(
-      replicated(mesh), array, array.shape
+    replicated(mesh), array, array.shape
   )

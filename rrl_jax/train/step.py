@@ -9,19 +9,18 @@ import optax
 from rrl_jax import typing
 from rrl_jax.train.state import TrainState
 
-Step = Callable[
-    [TrainState, typing.Batch], tuple[TrainState, typing.Metrics]
-]
+Init = Callable[[jax.Array], TrainState]
+Step = Callable[[TrainState, typing.Batch], tuple[TrainState, typing.Metrics]]
 
 
 def init(
-    key: jax.Array,
-    *,
-    model_init: Callable[[jax.Array], tuple[typing.Params, typing.ModelState]],
-    objective: typing.Objective,
-    tx: optax.GradientTransformation,
-    batch: typing.Batch,
-    ema: bool,
+  key: jax.Array,
+  *,
+  model_init: Callable[[jax.Array], tuple[typing.Params, typing.ModelState]],
+  objective: typing.Objective,
+  tx: optax.GradientTransformation,
+  batch: typing.Batch,
+  ema: bool,
 ) -> TrainState:
   """The state before the first step.
 
@@ -36,22 +35,22 @@ def init(
   model_key, aux_key = jax.random.split(key)
   params, model_state = model_init(model_key)
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      model_state=model_state,
-      opt_state=tx.init(params),
-      ema_params=jax.tree.map(jnp.copy, params) if ema else None,
-      aux_state=objective.init(params, model_state, batch, aux_key),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=model_state,
+    opt_state=tx.init(params),
+    ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    aux_state=objective.init(params, model_state, batch, aux_key),
   )
 
 
 def make(
-    objective: typing.Objective,
-    tx: optax.GradientTransformation,
-    *,
-    key: jax.Array,
-    prepare: Callable[[typing.Batch, jax.Array], typing.Batch],
-    ema_decay: float = 0.0,
+  objective: typing.Objective,
+  tx: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  prepare: Callable[[typing.Batch, jax.Array], typing.Batch],
+  ema_decay: float = 0.0,
 ) -> Step:
   """Returns ``(state, batch) -> (state, metrics)``, to be compiled by jit.
 
@@ -69,17 +68,17 @@ def make(
 
   def step(state, batch):
     augment_key, loss_key = jax.random.split(
-        jax.random.fold_in(key, state.step)
+      jax.random.fold_in(key, state.step)
     )
     batch = prepare(batch, augment_key)
     grad_fn = jax.value_and_grad(objective, has_aux=True)
     (loss, (model_state, aux_state, metrics)), grads = grad_fn(
-        state.params,
-        state.model_state,
-        state.aux_state,
-        batch,
-        loss_key,
-        state.step,
+      state.params,
+      state.model_state,
+      state.aux_state,
+      batch,
+      loss_key,
+      state.step,
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     if objective.step_scale is not None:
@@ -90,16 +89,16 @@ def make(
     if ema_params is not None:
       ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
     state = TrainState(
-        step=state.step + 1,
-        params=params,
-        model_state=model_state,
-        opt_state=opt_state,
-        ema_params=ema_params,
-        aux_state=aux_state,
+      step=state.step + 1,
+      params=params,
+      model_state=model_state,
+      opt_state=opt_state,
+      ema_params=ema_params,
+      aux_state=aux_state,
     )
     metrics = metrics | {
-        'loss': loss,
-        'grad_norm': optax.global_norm(grads),
+      'loss': loss,
+      'grad_norm': optax.global_norm(grads),
     }
     return state, metrics
 

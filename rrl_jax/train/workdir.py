@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -12,15 +13,19 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from rrl_jax.errors import ConfigError, DataError
+from rrl_jax.evals import Measurement
 
 # Fields that may differ between a run and its continuation: how long, how
 # often, where, and what is asked of it afterwards.
 CONTINUABLE = (
     'job', 'total_epochs', 'total_steps', 'log_steps', 'ckpt_steps',
     'keep_last', 'tracker', 'mesh', 'evals', 'eval_batch_size', 'transfer',
+    'data.device_bytes', 'data.num_threads',
 )  # fmt: skip
+_ASKED = 'config'  # In protocols.json: digest of what was asked.
 _PACKAGES = (
     'rrl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'chex', 'ott-jax', 'numpy',
     'scikit-learn', 'grain', 'orbax-checkpoint', 'ml-collections',
@@ -31,7 +36,7 @@ _PACKAGES = (
 def identity(config: ConfigDict) -> str:
   """Digest of the part of a config that decides what is being trained."""
   return hashlib.sha256(
-      json.dumps(_identifying(config), sort_keys=True).encode()
+    json.dumps(_identifying(config), sort_keys=True).encode()
   ).hexdigest()[:16]
 
 
@@ -66,17 +71,43 @@ class Workdir:
     """Arrays that the report draws."""
     return self.root / 'figures.npz'
 
-  def claim(self, config: ConfigDict, overrides: dict[str, Any]) -> None:
-    """Writes config, overrides and versions, unless another run owns this.
+  def check_owner(self, config: ConfigDict) -> None:
+    """Looks whether the folder is free or holds a run of this config.
 
     Raises:
-      ConfigError: The folder holds a run of another config.
-      DataError: The folder cannot be read or written.
+      ConfigError: It holds a run of another config; the message says which
+        fields differ.
+      DataError: Its config cannot be read.
     """
     path = self.root / 'config.json'
     try:
-      if path.exists():
-        self._compare(path, config)
+      if not path.exists():
+        return
+      there = _identifying(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+      raise DataError(f'{path} cannot be read: {error}') from error
+    here = _identifying(config)
+    changed = [
+      f'{name} is {there.get(name)!r} there, {here.get(name)!r} here'
+      for name in sorted(here.keys() | there.keys())
+      if here.get(name) != there.get(name)
+    ]
+    if changed:
+      raise ConfigError(
+        f'{self.root} holds a run of another config ('
+        + '; '.join(changed[:3])
+        + ('; ...' if len(changed) > 3 else '')
+        + '); choose another --workdir'
+      )
+
+  def claim(self, config: ConfigDict, overrides: dict[str, Any]) -> None:
+    """Writes config, overrides and versions.
+
+    Raises:
+      DataError: The folder cannot be written.
+    """
+    path = self.root / 'config.json'
+    try:
       self.root.mkdir(parents=True, exist_ok=True)
       if jax.process_index() == 0:
         write_json(path, plain(config))
@@ -84,38 +115,59 @@ class Workdir:
         write_json(self.root / 'versions.json', versions())
     except OSError as error:
       raise DataError(
-          f'{self.root} cannot be used as --workdir: {error.strerror or error}'
+        f'{self.root} cannot be used as --workdir: {error.strerror or error}'
       ) from error
 
-  def read_results(self) -> dict[str, float]:
-    """The results so far; empty if there are none or they were cut short."""
-    try:
-      return json.loads(self.results.read_text())
-    except (OSError, ValueError):
-      return {}
+  def write_results(
+    self,
+    config: ConfigDict,
+    step: int,
+    measurements: dict[str, Measurement],
+    figures: dict[str, np.ndarray],
+  ) -> None:
+    """Writes figures, protocols and results, each whole, results last.
 
-  def _compare(self, path, config):
-    """Raises ConfigError if the folder's config is not this one."""
+    Raises:
+      DataError: The folder cannot be written.
+    """
+    numbers = {'step': step}
+    for name, found in measurements.items():
+      numbers |= {
+        name: float(found.value),
+        f'{name}.low': float(found.low),
+        f'{name}.high': float(found.high),
+      }
+    protocols = {name: found.protocol for name, found in measurements.items()}
+    protocols[_ASKED] = _asked(config)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **figures)
     try:
-      there = json.loads(path.read_text())
-    except ValueError as error:
-      raise DataError(f'{path} is no JSON: {error}') from error
-    here = _identifying(config)
-    there = _identifying(there)
-    if here == there:
-      return
-    here, there = flatten(here), flatten(there)
-    changed = [
-        f'{name} is {there.get(name)!r} there, {here.get(name)!r} here'
-        for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name)
-    ]
-    raise ConfigError(
-        f'{self.root} holds a run of another config ('
-        + '; '.join(changed[:3])
-        + ('; ...' if len(changed) > 3 else '')
-        + '); choose another --workdir'
-    )
+      write_bytes(self.figures, packed.getvalue())
+      write_json(self.protocols, protocols)
+      write_json(self.results, finite(numbers))
+    except OSError as error:
+      raise DataError(
+        f'cannot write results to {self.root}: {error.strerror or error}'
+      ) from error
+
+  def read_results(
+    self, config: ConfigDict, step: int
+  ) -> dict[str, Measurement] | None:
+    """The measurements of this step by this config's evaluations, if any."""
+    try:
+      numbers = json.loads(self.results.read_text())
+      protocols = json.loads(self.protocols.read_text())
+      if numbers['step'] != step or protocols.pop(_ASKED) != _asked(config):
+        return None
+      return {
+        name: Measurement(
+          *(numbers.get(name + end, math.nan) for end in ('', '.low', '.high')),
+          protocol,
+        )
+        for name, protocol in protocols.items()
+      }
+    except (OSError, ValueError, KeyError):
+      return None
 
 
 def plain(config: ConfigDict | dict) -> dict[str, Any]:
@@ -168,9 +220,20 @@ def versions() -> dict[str, str]:
   return found
 
 
+def _asked(config):
+  """Digest of the fields that decide what is evaluated, and how."""
+  fields = {
+    name: plain(config)[name]
+    for name in ('evals', 'eval_batch_size', 'transfer')
+  }
+  text = json.dumps(fields, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _identifying(config):
-  """The config without the fields that a continuation may change."""
-  fields = plain(config)
+  """Flat fields of a config, less those a continuation may change."""
   return {
-      name: value for name, value in fields.items() if name not in CONTINUABLE
+    name: value
+    for name, value in flatten(plain(config)).items()
+    if name not in CONTINUABLE and name.split('.')[0] not in CONTINUABLE
   }

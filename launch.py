@@ -1,0 +1,203 @@
+"""Trains, evaluates and reports what a config describes.
+
+  python launch.py --config=configs/hro.py
+  python launch.py --config=configs/hro.py:cl,fashion_mnist --config.seed=1
+
+The text behind the config file's colon chooses a variant; --config.a.b=value
+overrides one field. A run's folder holds its config, metrics, checkpoints,
+results.json and report/index.html. The same --workdir again resumes the run,
+or says that it is done; a longer --config.total_epochs goes on from the end.
+
+Exit codes:
+  0   done
+  1   a loss or gradient was not finite, or an unforeseen error
+  2   the command or the config is wrong, values included
+  3   data, features or checkpoints cannot be used
+  75  stopped, saved and resumable: the same command goes on
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'A file of configs/, with an argument behind a colon.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run; default runs/<config>-<argument>.'
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost', False, 'Call jax.distributed.initialize() before anything.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'HOST:PORT of process 0; TPU pods need none.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes in all; TPU pods need none.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Number of this process; TPU pods need none.'
+)
+
+
+def main(argv: list[str]) -> int:
+  """Parses the command, hands over to its job; returns the exit code."""
+  if '--help' in argv or '-h' in argv:
+    print(_help())
+    return 0
+  try:
+    _parse(argv)
+    from rrl_jax import errors  # Imports JAX: after the cheap checks.
+  except _UsageError as error:
+    return _say(error, 2)
+  try:
+    _run()
+  except (
+    errors.ConfigError,
+    errors.DataError,
+    errors.DivergedError,
+    errors.StoppedError,
+  ) as error:
+    return _say(error, error.exit_code)
+  except KeyboardInterrupt:
+    return _say(
+      'interrupted; the same command goes on from the last checkpoint', 130
+    )
+  return 0
+
+
+class _UsageError(Exception):
+  """The command line cannot be read; one line says why."""
+
+
+def _parse(argv):
+  """Reads the flags, with every failure as one line."""
+  known = flags.FLAGS
+  for name in [arg for arg in argv if arg.startswith('--config=')]:
+    path = name.removeprefix('--config=').partition(':')[0]
+    if not os.path.isfile(path):
+      there = ', '.join(sorted(map(str, pathlib.Path('configs').glob('*.py'))))
+      raise _UsageError(f'--config={path}: no such file; there are {there}')
+  try:
+    left = known(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise _UsageError(_first_line(e)) from e
+  if len(left) > 1:
+    raise _UsageError(f'unknown argument {left[1]!r}; see --help')
+  if _CONFIG.value is None:
+    raise _UsageError('--config=configs/<name>.py is missing; see --help')
+
+
+def _run():
+  """Does the config's job."""
+  config = _CONFIG.value
+  _set_up_jax()
+  from rrl_jax.errors import ConfigError
+
+  jobs = {'train': _train, 'evaluate': _evaluate, 'study': _study}
+  if config.job not in jobs:
+    raise ConfigError(f'job={config.job!r}; known: {", ".join(jobs)}')
+  root = pathlib.Path(_WORKDIR.value or _default_workdir())
+  jobs[config.job](config, root)
+
+
+def _train(config, root):
+  """Trains to the end, evaluates, reports."""
+  from rrl_jax import report, train
+
+  results = train.train_and_evaluate(config, root, _overrides())
+  _finish(report, root, results)
+
+
+def _evaluate(config, root):
+  """Evaluates the last checkpoint anew, reports."""
+  from rrl_jax import report, train
+
+  results = train.evaluate_last(config, root, _overrides())
+  _finish(report, root, results)
+
+
+def _study(config, root):
+  """Trains and evaluates many runs, prints one table."""
+  from rrl_jax import studies
+
+  studies.run(config, root, _overrides())
+
+
+def _finish(report, root, results):
+  """Builds the page and prints the results."""
+  import jax
+
+  if jax.process_index() == 0:
+    page = report.build(root)
+    report.print_results(results)
+    print(f'report: {page}')
+
+
+def _set_up_jax():
+  """Distributed runtime and compilation cache, before any device is used."""
+  import jax
+
+  if _MULTIHOST.value:
+    jax.distributed.initialize(
+      coordinator_address=_COORDINATOR.value,
+      num_processes=_NUM_PROCESSES.value,
+      process_id=_PROCESS_ID.value,
+      heartbeat_timeout_seconds=10,
+    )
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    cache = pathlib.Path(
+      os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')
+    )
+    jax.config.update('jax_compilation_cache_dir', str(cache / 'rrl_jax'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def _default_workdir():
+  """``runs/hro-cl-fashion_mnist`` for ``configs/hro.py:cl,fashion_mnist``."""
+  flag = flags.FLAGS['config']
+  path, _, arg = flag.config_filename.partition(':')
+  words = [pathlib.Path(path).stem, *filter(None, arg.split(','))]
+  return pathlib.Path('runs', '-'.join(words).replace('/', '_'))
+
+
+def _overrides():
+  """The fields that the command line changed, by dotted name."""
+  return config_flags.get_override_values(_CONFIG)
+
+
+def _help():
+  """The docstring and the flags."""
+  lines = [__doc__.strip(), '', 'Flags:']
+  for flag in (
+    _CONFIG,
+    _WORKDIR,
+    _MULTIHOST,
+    _COORDINATOR,
+    _NUM_PROCESSES,
+    _PROCESS_ID,
+  ):
+    lines.append(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
+  configs = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
+  hidden = ('__init__', 'common')
+  names = ', '.join(name for name in configs if name not in hidden)
+  return '\n'.join([*lines, '', f'Configs: {names}'])
+
+
+def _first_line(error):
+  """The message of an error, on one line."""
+  text = ' '.join(str(error).split())
+  return text[:300] or type(error).__name__
+
+
+def _say(message, code):
+  """Prints the one line on stderr."""
+  print(f'rrl_jax: {message}', file=sys.stderr)
+  return code
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -1,0 +1,216 @@
+"""From a config to the parts of a run, every field checked before any work."""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import optax
+
+from rrl_jax import data as data_lib
+from rrl_jax import models, objectives, typing
+from rrl_jax.data import augment, pipeline
+from rrl_jax.errors import ConfigError
+from rrl_jax.train import optim, sharding
+from rrl_jax.train import step as step_lib
+from rrl_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything of a run that does not change while it trains.
+
+  Attributes:
+    config: The config it was built from.
+    mesh: Devices, with one axis 'data'.
+    data: Training and test split of the source.
+    apply_fn: The network.
+    objective: What is minimised.
+    tx: The optimizer.
+    total_steps: Steps of the whole run.
+    step: ``(state, batch) -> (state, metrics)``, not yet compiled.
+    init: ``key -> state`` before the first step.
+  """
+
+  config: ml_collections.ConfigDict
+  mesh: Mesh
+  data: data_lib.Splits
+  apply_fn: typing.ApplyFn
+  objective: typing.Objective
+  tx: optax.GradientTransformation
+  total_steps: int
+  step: step_lib.Step
+  init: step_lib.Init
+
+  def abstract_state(self) -> TrainState:
+    """Shapes, dtypes and shardings of the state."""
+    where = sharding.replicated(self.mesh)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+      jax.eval_shape(self.init, jax.random.key(0)),
+    )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Looks at every field that can be judged without the data.
+
+  Raises:
+    ConfigError: Which field, its value, and what would do.
+  """
+  positive = (
+      'batch_size', 'log_steps', 'ckpt_steps', 'keep_last', 'eval_batch_size',
+      'data.device_bytes', 'data.num_threads',
+  )  # fmt: skip
+  for field in positive:
+    if not _at(config, field) > 0:
+      raise ConfigError(f'{field}={_at(config, field)} is not positive')
+  length = 'total_epochs' if config.total_steps is None else 'total_steps'
+  if not config[length] > 0:
+    raise ConfigError(f'{length}={config[length]} is not positive')
+  if config.seed < 0 or config.data.seed < 0:
+    raise ConfigError('seed and data.seed must not be negative')
+  if not 0 <= config.data.validation < 1:
+    raise ConfigError(
+      f'data.validation={config.data.validation} is not in [0, 1)'
+    )
+  if not 0 <= config.optim.ema_decay < 1:
+    raise ConfigError(
+      f'optim.ema_decay={config.optim.ema_decay} is not in [0, 1)'
+    )
+  if config.tracker not in ('none', 'wandb'):
+    raise ConfigError(f'tracker={config.tracker!r}; known: none, wandb')
+  data_lib.get(config.data.name)
+  if config.data.sampling not in pipeline.SAMPLING:
+    raise ConfigError(
+      f'data.sampling={config.data.sampling!r};'
+      f' known: {", ".join(pipeline.SAMPLING)}'
+    )
+  optim.make(config.optim, total_steps=100)
+  # Two classes in two concepts stand for the data: names, arguments and ranges
+  # do not depend on it.
+  model = _model(config, num_classes=2)
+  spec = typing.DataSpec(
+    class_names=('0', '1'),
+    concept_names=('0', '1'),
+    concept_counts=np.array([1, 1]),
+    sampling_probs=np.array([0.5, 0.5]),
+  )
+  _objective(config, models.apply_fn(model), spec)
+
+
+def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
+  """The source that ``config.data`` names, with some of its fields changed."""
+  fields = config.data.to_dict() | changes
+  return data_lib.load(
+    fields['name'],
+    classes=fields['classes'],
+    concepts=fields['concepts'],
+    imbalance=fields['imbalance'],
+    validation=fields['validation'],
+    seed=fields['seed'],
+    **{k: v for k, v in fields['kw'].items() if v is not None},
+  )
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+  """Checks the config, loads the data and puts the parts together.
+
+  Raises:
+    ConfigError: A field is wrong.
+    DataError: The data cannot be used.
+  """
+  check(config)
+  mesh = sharding.make_mesh(config.mesh.data)
+  if config.batch_size % mesh.size:
+    raise ConfigError(
+      f'batch_size={config.batch_size} does not divide by'
+      f' {mesh.size} devices (mesh.data)'
+    )
+  data = load_data(config)
+  train = data.train
+  per_epoch = len(train) / config.batch_size
+  total_steps = config.total_steps or max(
+    round(config.total_epochs * per_epoch), 1
+  )
+  model = _model(config, num_classes=train.num_classes)
+  apply_fn = models.apply_fn(model)
+  objective = _objective(config, apply_fn, data_spec(config, train))
+  tx = optim.make(config.optim, total_steps)
+  augmentation = config.data.augment.to_dict()
+  root = jax.random.key(config.seed)
+
+  def prepare(batch, key):
+    images = augment.to_float(batch['image'])
+    return batch | {'image': augment.augment(images, key, **augmentation)}
+
+  def init(key):
+    return step_lib.init(
+      key,
+      model_init=lambda key: models.init(model, key, image_shape),
+      objective=objective,
+      tx=tx,
+      batch=abstract_batch(config.batch_size, image_shape),
+      ema=config.optim.ema_decay > 0,
+    )
+
+  size = augmentation['resized_crop']
+  height, width, channels = train.image_shape
+  image_shape = (size or height, size or width, channels)
+  return Experiment(
+    config=config,
+    mesh=mesh,
+    data=data,
+    apply_fn=apply_fn,
+    objective=objective,
+    tx=tx,
+    total_steps=total_steps,
+    step=step_lib.make(
+      objective,
+      tx,
+      key=jax.random.fold_in(root, 1),
+      prepare=prepare,
+      ema_decay=config.optim.ema_decay,
+    ),
+    init=lambda key: init(jax.random.fold_in(key, 0)),
+  )
+
+
+def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
+  """What an objective may know of the training split."""
+  return typing.DataSpec(
+    class_names=train.class_names,
+    concept_names=train.concept_names,
+    concept_counts=train.concept_counts,
+    sampling_probs=pipeline.sampling_probs(train, config.data.sampling),
+  )
+
+
+def abstract_batch(batch_size: int, image_shape) -> typing.Batch:
+  """Shapes of the batch that an objective sees."""
+  rows = jax.ShapeDtypeStruct((batch_size,), np.int32)
+  image = jax.ShapeDtypeStruct((batch_size, *image_shape), np.float32)
+  return {'image': image, 'label': rows, 'concept': rows, 'index': rows}
+
+
+def _model(config, num_classes):
+  """The network that ``config.model`` names."""
+  kw = {k: v for k, v in config.model.kw.items() if v is not None}
+  return models.make(config.model.name, num_classes=num_classes, **kw)
+
+
+def _objective(config, apply_fn, spec):
+  """The objective that ``config.objective`` names."""
+  return objectives.make(
+    config.objective.name,
+    apply_fn,
+    data=spec,
+    kw=config.objective.kw.to_dict(),
+  )
+
+
+def _at(config, dotted):
+  """A field by its dotted name."""
+  for name in dotted.split('.'):
+    config = config[name]
+  return config

@@ -1,0 +1,214 @@
+"""The training loop: feed, step, log, save; stop only at a saved step."""
+
+import contextlib
+import signal
+import time
+
+import jax
+import numpy as np
+
+from rrl_jax.data import pipeline
+from rrl_jax.errors import DivergedError, StoppedError
+from rrl_jax.train import checkpoint, optim, progress, sharding
+from rrl_jax.train import workdir as workdir_lib
+from rrl_jax.train.experiment import Experiment
+from rrl_jax.train.metrics import MetricWriter
+from rrl_jax.train.state import TrainState
+
+
+def train(experiment: Experiment, workdir: workdir_lib.Workdir) -> TrainState:
+  """Trains from the newest whole checkpoint, or the start, to the last step.
+
+  Returns:
+    The state after the last step; its checkpoint is on disk.
+
+  Raises:
+    DivergedError: A loss or gradient is not finite; older checkpoints stay.
+    StoppedError: SIGTERM came; the state is saved.
+    DataError: The folder's checkpoints cannot be used or written.
+  """
+  config, mesh = experiment.config, experiment.mesh
+  total = experiment.total_steps
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(_Sigterm())
+
+    # --- Where to start: the newest whole checkpoint, else initial weights.
+    saved = stack.enter_context(open_checkpoints(experiment, workdir))
+    state = saved.restore(experiment.abstract_state())
+    if state is None:
+      init = jax.jit(experiment.init, out_shardings=sharding.replicated(mesh))
+      state = init(jax.random.key(config.seed))
+    start = int(state.step)
+    if start >= total:
+      return state
+
+    # --- The step: state donated, the resident set passed beside the batch.
+    store = resident_set(experiment)
+    step_fn = jax.jit(
+      lambda state, batch, store: experiment.step(state, look_up(store, batch)),
+      donate_argnums=0,
+      out_shardings=sharding.replicated(mesh),
+    )
+    batches = read_batches(experiment, start, lookup=bool(store))
+
+    # --- The loop: metrics of a step are fetched while the next one runs.
+    writer = stack.enter_context(
+      MetricWriter(
+        workdir.root,
+        step=start,
+        tracker=config.tracker,
+        config=workdir_lib.plain(config),
+      )
+    )
+    update = stack.enter_context(progress.show(start=start, total=total))
+    record = _Recorder(experiment, writer, update, start)
+    pending = None
+    for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
+      state, metrics = step_fn(state, batch, store)
+      if pending is not None:
+        record(*pending)
+      pending = (step, metrics)
+      stopping = stop.requested
+      if stopping or step == total or step % config.ckpt_steps == 0:
+        record(*pending)  # Nothing is saved before it is known to be finite.
+        pending = None
+        saved.save(state)
+      if stopping and step < total:
+        raise StoppedError(
+          f'stopped by SIGTERM, saved at step {step} of {total}; the same'
+          ' command goes on from there'
+        )
+  return state
+
+
+def open_checkpoints(
+  experiment: Experiment, workdir: workdir_lib.Workdir
+) -> checkpoint.Checkpoints:
+  """The checkpoints of a run's folder."""
+  return checkpoint.Checkpoints(
+    workdir.checkpoints,
+    workdir_lib.identity(experiment.config),
+    experiment.config.keep_last,
+  )
+
+
+def resident_set(experiment: Experiment) -> dict[str, jax.Array]:
+  """The training set on every device if it fits there, else an empty dict."""
+  train = experiment.data.train
+  images = train.images
+  fits = isinstance(images, np.ndarray)
+  if not fits or images.nbytes > experiment.config.data.device_bytes:
+    return {}
+  arrays = {
+    'image': images,
+    'label': train.labels,
+    'concept': train.concepts,
+  }
+  return {
+    name: sharding.put_copy(experiment.mesh, array)
+    for name, array in arrays.items()
+  }
+
+
+def look_up(store, batch):
+  """The rows of the resident set that a batch of indices names."""
+  if not store:
+    return batch
+  index = batch['index']
+  return {name: array[index] for name, array in store.items()} | batch
+
+
+def read_batches(experiment: Experiment, start: int, *, lookup: bool):
+  """Yields the batches of the steps after ``start``, on the devices.
+
+  Args:
+    experiment: The experiment.
+    start: Steps done; the position in the data is this number alone.
+    lookup: Whether to read indices only, the set being on the devices.
+  """
+  config, mesh = experiment.config, experiment.mesh
+  order = pipeline.index_batches(
+    experiment.data.train,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    sampling=config.data.sampling,
+  )
+  rows = pipeline.stream(
+    experiment.data.train,
+    order,
+    start=start,
+    stop=experiment.total_steps,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_threads=config.data.num_threads,
+    images=not lookup,
+  )
+  for batch in rows:
+    yield {
+      name: sharding.put_rows(mesh, array) for name, array in batch.items()
+    }
+
+
+class _Recorder:
+  """Checks each step's metrics, shows them, and writes some of them."""
+
+  def __init__(self, experiment, writer, update, start):
+    config = experiment.config
+    self._writer = writer
+    self._update = update
+    self._log_steps = config.log_steps
+    self._total = experiment.total_steps
+    self._batch_size = config.batch_size
+    self._concepts = experiment.data.train.concept_names
+    self._schedule = optim.learning_rate(config.optim, self._total)
+    self._logged = (start, time.monotonic())
+    self._images_per_sec = 0.0
+
+  def __call__(self, step, metrics):
+    metrics = jax.device_get(metrics)
+    for name in ('loss', 'grad_norm'):
+      if not np.isfinite(metrics[name]):
+        raise DivergedError(
+          f'{name} is {metrics[name]} at step {step}; the checkpoints before'
+          ' it are intact; a lower optim.lr or optim.grad_clip_norm may help'
+        )
+    if step % self._log_steps == 0 or step in (1, self._total):
+      before, then = self._logged
+      self._logged = (step, time.monotonic())
+      seconds = self._logged[1] - then
+      self._images_per_sec = self._batch_size * (step - before) / seconds
+      self._writer.write(step, self._line(step, metrics))
+    self._update(step, float(metrics['loss']), self._images_per_sec)
+
+  def _line(self, step, metrics):
+    """Flat name -> number; a vector has one number a concept."""
+    line = {}
+    for name, value in metrics.items():
+      if np.ndim(value) == 0:
+        line[f'train/{name}'] = float(value)
+      else:
+        for concept, number in zip(self._concepts, value, strict=True):
+          line[f'train/{name}/{concept}'] = float(number)
+    line['train/learning_rate'] = float(self._schedule(step - 1))
+    line['train/images_per_sec'] = self._images_per_sec
+    return workdir_lib.finite(line)
+
+
+class _Sigterm:
+  """While open, SIGTERM asks the loop to stop instead of ending the process."""
+
+  def __enter__(self):
+    self.requested = False
+    self._before = None
+    try:
+      self._before = signal.signal(signal.SIGTERM, self._request)
+    except ValueError:
+      pass  # Not the main thread: the caller keeps its own handler.
+    return self
+
+  def __exit__(self, *error):
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _request(self, signum, frame):
+    self.requested = True
