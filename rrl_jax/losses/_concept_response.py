@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from rrl_jax.losses import _checks
-from rrl_jax.losses import _concept_transport
-from rrl_jax.losses import _simplex
+from rrl_jax.losses import _checks, _concept_transport, _simplex
 
 DIVERGENCES = ('kl', 'l2', 'ot', 'cvar', 'chi2')
 _FORBIDDEN = 1e30  # Stands for an infinite cost; finite in float32 with room.
@@ -80,9 +78,11 @@ def concept_best_response(
     >>> from rrl_jax import losses
     >>> prior = jnp.array([0.5, 0.25, 0.25])
     >>> risks = jnp.array([0.0, 1.0, 1.0])
-    >>> print(losses.concept_best_response(risks, prior, temperature=1e6))
+    >>> probs = losses.concept_best_response(risks, prior, temperature=1e9)
+    >>> print(probs.round(3))
     [0.5  0.25 0.25]
-    >>> print(losses.concept_best_response(risks, prior, temperature=1e-6))
+    >>> probs = losses.concept_best_response(risks, prior, temperature=1e-9)
+    >>> print(probs.round(3))
     [0.  0.5 0.5]
 
   References:

@@ -1,0 +1,184 @@
+"""What all gradient attacks share: the gradient, the loop, the noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrl_jax.attacks import _checks
+from rrl_jax.numerics import safe_norm
+
+
+def freeze(
+  loss_fn: Callable[[jax.Array], jax.Array], inputs: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+  """The same function with everything it closes over held constant.
+
+  An attack inside a differentiated training loss then costs no second
+  derivatives, and no gradient reaches the parameters through it.
+
+  Args:
+    loss_fn: Points ``[B, ...]`` to losses ``[B]``.
+    inputs: A batch that fixes shape and dtype.
+
+  Returns:
+    The frozen function; it checks that there is one loss an example.
+  """
+  closed, constants = jax.closure_convert(loss_fn, inputs)
+  constants = jax.lax.stop_gradient(constants)
+
+  def frozen(points):
+    return _checks.losses(closed(points, *constants), points.shape[0])
+
+  return frozen
+
+
+def gradient(
+  loss_fn: Callable[[jax.Array], jax.Array], points: jax.Array
+) -> jax.Array:
+  """Each example's gradient of its own loss, float32 or wider, finite.
+
+  The losses are summed: an example's gradient does not depend on how many
+  others there are. NaN counts as zero and infinity as the largest number.
+  """
+  grads = jax.grad(lambda z: jnp.sum(loss_fn(z)))(points)
+  grads = grads.astype(jnp.promote_types(grads.dtype, jnp.float32))
+  return jnp.nan_to_num(grads)
+
+
+def repeat(
+  body: Callable[[Any], Any],
+  state: Any,
+  num_steps: int,
+  unroll: int | bool | None,
+) -> Any:
+  """Applies ``body`` a fixed number of times.
+
+  Args:
+    body: Maps the state to the next one.
+    state: A pytree of arrays.
+    num_steps: How often, static.
+    unroll: How many iterations to write out; True for all. None writes out
+      all on CPU, where convolutions inside a loop are 3 to 10 times slower,
+      and none elsewhere.
+
+  Returns:
+    The last state.
+  """
+  if num_steps == 0:
+    return state
+  if unroll is None:
+    unroll = jax.default_backend() == 'cpu'
+  if isinstance(unroll, bool):
+    unroll = num_steps if unroll else 1
+  _checks.count('unroll', unroll, 1)
+  return jax.lax.fori_loop(
+    0, num_steps, lambda _, s: body(s), state, unroll=min(unroll, num_steps)
+  )
+
+
+def row_keys(
+  key: jax.Array, example_ids: jax.Array | None, batch_size: int
+) -> jax.Array:
+  """One key a row, from its id (its position when there are no ids)."""
+  if example_ids is None:
+    example_ids = jnp.arange(batch_size)
+  example_ids = jnp.asarray(example_ids)
+  if example_ids.shape != (batch_size,):
+    raise ValueError(
+      f'example_ids must have shape ({batch_size},), got {example_ids.shape}'
+    )
+  if not jnp.issubdtype(example_ids.dtype, jnp.integer):
+    raise TypeError(
+      f'example_ids must have an integer dtype, got {example_ids.dtype}'
+    )
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(example_ids)
+
+
+def ball_noise(keys: jax.Array, like: jax.Array, norm: str) -> jax.Array:
+  """Points drawn uniformly from the unit ball of a norm, one a key.
+
+  Args:
+    keys: Keys, ``[B]``.
+    like: Array whose shape ``[B, ...]`` and dtype the result takes.
+    norm: One of linf, l2, l1.
+
+  Returns:
+    Shape ``[B, ...]``.
+  """
+  shape, dtype = like.shape[1:], like.dtype
+
+  def draw(key):
+    if norm == 'linf':
+      return jax.random.uniform(key, shape, dtype, -1, 1)
+    size_key, direction_key = jax.random.split(key)
+    if norm == 'l2':
+      direction = jax.random.normal(direction_key, shape, dtype)
+      length = safe_norm(direction, axis=None)
+      dimension = max(direction.size, 1)
+      radius = jax.random.uniform(size_key, (), dtype) ** (1 / dimension)
+      return direction * (radius / jnp.where(length > 0, length, 1))
+    direction = jax.random.laplace(direction_key, shape, dtype)
+    length = jnp.sum(jnp.abs(direction))
+    # The slack of the simplex gets an exponential share of its own.
+    return direction / (length + jax.random.exponential(size_key, (), dtype))
+
+  return jax.vmap(draw)(keys)
+
+
+def steepest(
+  grads: jax.Array,
+  *,
+  size: jax.Array,
+  norm: str,
+  room: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+  """The step of a given length that raises the linearised loss most.
+
+  linf: the sign; l2: the unit gradient; both zero where the gradient is. l1:
+  coordinates in the order of their gradient, each as far as the box lets it,
+  until the length is used up; near-equal ones share what is left. (A dense
+  step along the gradient wastes an l1 budget on coordinates that the
+  projection sets back to zero.)
+
+  Args:
+    grads: Gradients, ``[B, ...]``.
+    size: Length of the step in the norm, broadcastable.
+    norm: One of linf, l2, l1.
+    room: How far each coordinate may still go down (non-positive) and up.
+
+  Returns:
+    The step, shape of ``grads``.
+  """
+  if norm == 'linf':
+    return size * jnp.sign(grads)
+  axes = tuple(range(1, grads.ndim))
+  if norm == 'l2':
+    length = safe_norm(grads, axis=axes, keepdims=True)
+    return size * (grads / jnp.where(length > 0, length, 1))
+  down, up = room
+  reach = jnp.where(grads > 0, up, -down)
+  reach = jnp.clip(reach, 0, size)  # Finite without a box.
+  slope = jnp.where(reach > 0, jnp.abs(grads), 0)
+
+  def taken(level):
+    used = jnp.where(slope > level, reach, 0)
+    return jnp.sum(used, axis=axes, keepdims=True)
+
+  def halve(_, bracket):  # Above the high end everything fits.
+    low, high = bracket
+    middle = (low + high) / 2
+    fits = taken(middle) <= size
+    return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+
+  high = jnp.max(slope, axis=axes, keepdims=True)
+  low, high = jax.lax.fori_loop(
+    0, jnp.finfo(grads.dtype).nmant + 3, halve, (jnp.zeros_like(high), high)
+  )
+  first = jnp.where(slope > high, reach, 0)
+  margin = jnp.where((slope > low) & (slope <= high), reach, 0)
+  left = size - jnp.sum(first, axis=axes, keepdims=True)
+  width = jnp.sum(margin, axis=axes, keepdims=True)
+  share = jnp.clip(left / jnp.where(width > 0, width, 1), 0, 1)
+  return jnp.sign(grads) * (first + share * margin)
