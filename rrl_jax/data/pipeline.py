@@ -1,9 +1,9 @@
 """Which examples each training step sees, and how they are read."""
 
+from collections.abc import Iterator
 import functools
 import math
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +91,7 @@ def stream(
   process_count: int = 1,
   num_threads: int = 4,
   prefetch: int = 4,
+  images: bool = True,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Reads the batches of steps ``start`` to ``stop`` ahead of their use.
 
@@ -103,6 +104,8 @@ def stream(
     process_count: Number of shares; divides the batch size.
     num_threads: Steps read at once; 0 reads in the caller's thread.
     prefetch: Steps read ahead.
+    images: Whether to read the images; without, the set is where the step
+      runs and looks them up there.
 
   Yields:
     ``image`` ``[B / process_count, H, W, C]`` as the source has it, and int32
@@ -126,12 +129,12 @@ def stream(
 
   def read(batch: np.ndarray) -> dict[str, np.ndarray]:
     batch = batch[rows]
-    return {
-      'image': source.images[batch],
+    found = {
       'label': source.labels[batch],
       'concept': source.concepts[batch],
       'index': batch.astype(np.int32),
     }
+    return found | {'image': source.images[batch]} if images else found
 
   options = grain.ReadOptions(
     num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0

@@ -1,7 +1,7 @@
 """What a set of labelled images is, wherever it comes from."""
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -58,6 +58,8 @@ class Source:
     put('concept_names', tuple(self.concept_names))
     if len(self.images.shape) != 4:
       raise DataError(f'images have shape {self.images.shape}, not [N,H,W,C]')
+    if len(set(self.class_names)) < len(self.class_names):
+      raise DataError(f'two classes have one name: {self.class_names}')
     for what, ids, names in (
       ('labels', self.labels, self.class_names),
       ('concepts', self.concepts, self.concept_names),
@@ -321,9 +323,13 @@ def make_splits(
       f'{where[1]}: test images are {test[0].dtype},'
       f' training images {train[0].dtype}'
     )
-  if num_classes:
-    if len(class_names) != num_classes:
-      class_names = [str(k) for k in range(num_classes)]
+  if num_classes and class_names and num_classes != len(class_names):
+    raise ConfigError(
+      f'data.kw.num_classes={num_classes}: there are {len(class_names)}'
+      ' class names'
+    )
+  if num_classes and not class_names:
+    class_names = [str(k) for k in range(num_classes)]
   elif not class_names:
     class_ids = np.unique(labels[0])
     class_names = [str(k) for k in class_ids]

@@ -1,0 +1,394 @@
+"""Any image classification set of tensorflow-datasets, without TensorFlow."""
+
+import dataclasses
+import difflib
+import os
+import socket
+import threading
+from typing import Any
+import urllib.parse
+import urllib.request
+
+import numpy as np
+
+from rrl_jax.data import decode, source
+from rrl_jax.errors import ConfigError, DataError
+
+_COARSE = 'coarse_label'  # The hierarchy, where a set has one.
+_TIMEOUT = 4.0  # Seconds to reach the host that a set is downloaded from.
+_CHUNK = 512  # Records read at once; ImageNet's have 110 kB.
+
+
+def load(
+  *,
+  data_set: str,
+  data_dir: str = '',
+  train_split: str = 'train',
+  test_split: str = '',
+  image_size: int = 0,
+  image_key: str = '',
+  label_key: str = '',
+  in_memory: bool | None = None,
+  seed: int = 0,
+) -> source.Splits:
+  """Reads a set prepared as array_record; prepares it if it can be fetched.
+
+  Concepts are the set's ``coarse_label`` where it has one (``cifar100``), and
+  the classes otherwise.
+
+  Args:
+    data_set: Name, as ``cifar10`` or ``cifar10_corrupted/fog_3:1.0.0``.
+    data_dir: Folder of prepared sets; '' for ``$TFDS_DATA_DIR`` or
+      ``~/tensorflow_datasets``.
+    train_split: As tfds spells splits: ``train``, ``train[:90%]``, ...
+    test_split: The same; '' for ``test``, or ``validation`` without it.
+    image_size: Resize the shorter side to this and cut out the middle square;
+      0 for sets whose images all have one size.
+    image_key: Feature with the image; '' for ``image`` or the only one.
+    label_key: Feature with the class; '' for ``label`` or the only one.
+    in_memory: Whether to decode everything now; None for sets of at most
+      512 MiB.
+    seed: Unused; the test split is given.
+
+  Returns:
+    Both splits, uint8.
+
+  Raises:
+    ConfigError: A set, split or feature that does not exist; images that vary
+      in size and ``image_size`` 0.
+    DataError: Not prepared and out of reach, prepared in another format,
+      damaged, without labels.
+
+  .. note::
+    Classes and thinning need all labels, so opening a set reads its records
+    once, though it decodes no image for that.
+  """
+  del seed
+  for key, text in (
+    ('data_set', data_set),
+    ('data_dir', data_dir),
+    ('train_split', train_split),
+    ('test_split', test_split),
+    ('image_key', image_key),
+    ('label_key', label_key),
+  ):
+    if not isinstance(text, str | os.PathLike):
+      raise ConfigError(f'data.kw.{key}={text!r}: a text')
+  if not data_set:
+    raise ConfigError("data.kw.data_set='': the name of a set, as cifar10")
+  image_size = source.whole('image_size', image_size, least=0)
+  builder = find(data_set, data_dir) or _prepare(data_set, data_dir)
+  where = f'{data_set} in {builder.data_path}'
+  _check_format(builder, where)
+  splits = list(builder.info.splits)
+  if not test_split:
+    test_split = next((s for s in ('test', 'validation') if s in splits), '')
+    if not test_split:
+      raise ConfigError(
+        f"data.kw.test_split='': {data_set} has the splits {', '.join(splits)}"
+      )
+  image_key, label_key = _keys(builder.info.features, image_key, label_key)
+  pairs = [
+    _read(builder, split, key, image_key, label_key, image_size, where)
+    for key, split in (('train_split', train_split), ('test_split', test_split))
+  ]
+  (train, train_ids), (test, test_ids) = pairs
+  made = source.make_splits(
+    (source.settle(train, in_memory), train_ids[label_key]),
+    (source.settle(test, in_memory), test_ids[label_key]),
+    where=(f'{where}: {train_split}', f'{where}: {test_split}'),
+    num_classes=builder.info.features[label_key].num_classes or 0,
+    class_names=builder.info.features[label_key].names or (),
+  )
+  if _COARSE not in train_ids:
+    return made
+  names = tuple(builder.info.features[_COARSE].names)
+  return source.Splits(
+    *(
+      dataclasses.replace(split, concepts=ids[_COARSE], concept_names=names)
+      for split, ids in zip(made, (train_ids, test_ids), strict=True)
+    )
+  )
+
+
+def folder(data_dir: str = '') -> str:
+  """Where prepared sets are looked for."""
+  return os.path.expanduser(
+    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  )
+
+
+def find(data_set: str, data_dir: str = '') -> Any | None:
+  """The tfds builder of a set that is prepared, or None. Never downloads.
+
+  Args:
+    data_set: Name, with config and version if wanted.
+    data_dir: Folder of prepared sets, see `folder`.
+
+  Raises:
+    DataError: The set is there but its description cannot be read.
+  """
+  from tensorflow_datasets.core import read_only_builder, registered
+
+  try:
+    return read_only_builder.builder_from_files(
+      data_set, data_dir=folder(data_dir)
+    )
+  except registered.DatasetNotFoundError:
+    return None
+  except ValueError as error:  # The name cannot be parsed.
+    raise ConfigError(
+      f'data.kw.data_set={data_set!r}: {_line(error)}'
+    ) from error
+  except Exception as error:  # noqa: BLE001 - damaged JSON or protobuf.
+    raise DataError(
+      f'{data_set} in {folder(data_dir)} cannot be read: {_line(error)}'
+    ) from error
+
+
+def _prepare(data_set: str, data_dir: str) -> Any:
+  """Downloads and prepares a set, or says at once why not."""
+  import tensorflow_datasets as tfds
+
+  where = folder(data_dir)
+  try:
+    cls = tfds.builder_cls(data_set)
+  except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    name = data_set.partition(':')[0].partition('/')[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name, known, n=3)
+    raise ConfigError(
+      f'data.kw.data_set={data_set!r}: neither prepared in {where} nor known'
+      ' to tensorflow-datasets'
+      + (f'; close names: {", ".join(close)}' if close else '')
+    ) from error
+  command = (
+    'python -c "import tensorflow_datasets as tfds;'
+    f' tfds.data_source({data_set!r}, data_dir={where!r})"'
+  )
+  say = f'{data_set} is not prepared as array_record in {where}'
+  if manual := cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    raise DataError(
+      f'{say}, and its files must be fetched by hand into'
+      f' {where}/downloads/manual ({_line(manual)}); then: {command}'
+    )
+  host, port = _host(cls)
+  if not _reachable(host, port):
+    raise DataError(
+      f'{say}, and {host} cannot be reached to download it;'
+      f' where it can be: {command}'
+    )
+  try:
+    builder = tfds.builder(data_set, data_dir=where, file_format='array_record')
+    builder.download_and_prepare()
+  except Exception as error:  # noqa: BLE001 - network, disk, checksums, ...
+    raise DataError(
+      f'{say}, and preparing it failed: {_line(error)}'
+    ) from error
+  return builder
+
+
+def _host(cls) -> tuple[str, int]:
+  """Host and port that a download goes to first: a proxy or the server."""
+  try:
+    url = next(iter(cls.url_infos or ()), '')
+  except Exception:  # noqa: BLE001 - no list of downloads; ask tfds' own host.
+    url = ''
+  url = urllib.parse.urlsplit(url or 'https://storage.googleapis.com')
+  proxy = urllib.request.getproxies().get(url.scheme)
+  if proxy and not urllib.request.proxy_bypass(url.hostname or ''):
+    url = urllib.parse.urlsplit(proxy if '//' in proxy else f'//{proxy}')
+  default = {'http': 80, 'ftp': 21}.get(url.scheme, 443)
+  return url.hostname or '', url.port or default
+
+
+def _reachable(host: str, port: int) -> bool:
+  """Whether a connection opens in time; resolving names counts."""
+  opened = threading.Event()
+
+  def connect():
+    try:
+      socket.create_connection((host, port), timeout=_TIMEOUT).close()
+    except OSError:
+      return
+    opened.set()
+
+  # Name resolution knows no timeout of its own, hence the thread.
+  thread = threading.Thread(target=connect, daemon=True)
+  thread.start()
+  thread.join(_TIMEOUT)
+  return opened.is_set()
+
+
+def _check_format(builder, where: str) -> None:
+  from tensorflow_datasets.core import file_adapters
+
+  known = {f.value for f in file_adapters.FileFormat.with_random_access()}
+  there = {f.value for f in builder.info.available_file_formats()}
+  if not there & known:
+    raise DataError(
+      f'{where} is prepared as {", ".join(sorted(there)) or "nothing known"};'
+      ' reading without TensorFlow needs array_record: prepare it in another'
+      " data_dir with tfds.builder(..., file_format='array_record')"
+    )
+
+
+def _keys(features, image_key: str, label_key: str) -> tuple[str, str]:
+  """Names of the image and the label feature."""
+  import tensorflow_datasets as tfds
+
+  def choose(kw: str, given: str, usual: str, fits) -> str:
+    fitting = [key for key in features if fits(features[key])]
+    if given in fitting:
+      return given
+    if not given and usual in fitting:
+      return usual
+    if not given and len(fitting) == 1:
+      return fitting[0]
+    raise ConfigError(
+      f'data.kw.{kw}={given!r}: features that would do are'
+      f' {", ".join(fitting) or "none"} (of {", ".join(features)})'
+    )
+
+  is_image = lambda feature: (
+    isinstance(feature, tfds.features.Image)
+    or (
+      type(feature) is tfds.features.Tensor
+      and len(feature.shape) == 3
+      and feature.np_dtype == np.uint8
+    )
+  )
+  return (
+    choose('image_key', image_key, 'image', is_image),
+    choose(
+      'label_key',
+      label_key,
+      'label',
+      lambda feature: isinstance(feature, tfds.features.ClassLabel),
+    ),
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TfdsImages:
+  """Images that are read and decoded when they are indexed."""
+
+  data_source: Any
+  key: str
+  shape: tuple[int, int, int, int]
+  image_size: int
+  where: str
+  dtype = np.dtype(np.uint8)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    images = np.empty((len(indices), *self.shape[1:]), np.uint8)
+    for start in range(0, len(indices), _CHUNK):
+      chunk = [int(i) for i in indices[start : start + _CHUNK]]
+      records = _records(self.data_source, chunk, self.where)
+      for row, (i, record) in enumerate(zip(chunk, records, strict=True)):
+        image = self._image(record[self.key], f'{self.where}: image {i}')
+        if image.shape != self.shape[1:]:
+          raise DataError(
+            f'{self.where}: image {i} has shape {image.shape},'
+            f' not {self.shape[1:]}'
+          )
+        images[start + row] = image
+    return images
+
+  def _image(self, value: bytes | np.ndarray, where: str) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+      return value
+    return decode.decode(
+      value,
+      channels=self.shape[-1],
+      image_size=self.image_size,
+      where=where,
+    )
+
+
+def _read(
+  builder,
+  split: str,
+  split_key: str,
+  image_key: str,
+  label_key: str,
+  image_size: int,
+  where: str,
+) -> tuple[_TfdsImages, dict[str, np.ndarray]]:
+  """Lazy images of a split, and its labels by feature."""
+  import tensorflow_datasets as tfds
+
+  features = builder.info.features
+  feature = features[image_key]
+  encoded = isinstance(feature, tfds.features.Image)
+  if feature.np_dtype != np.uint8:
+    raise DataError(f'{where}: {image_key} is {feature.np_dtype}, not uint8')
+  height, width, channels = feature.shape
+  if channels is None:
+    channels = 3
+  if image_size and encoded:
+    height = width = image_size
+  elif image_size and (height, width) != (image_size, image_size):
+    raise ConfigError(
+      f'data.kw.image_size={image_size}: {image_key} is a plain array of'
+      f' {height}x{width}'
+    )
+  if height is None or width is None:
+    raise ConfigError(
+      f'data.kw.image_size=0: images of {where} vary in size;'
+      ' give the size to resize to'
+    )
+  skip = tfds.decode.SkipDecoding()
+  try:
+    data_source = builder.as_data_source(
+      split, decoders={image_key: skip} if encoded else None
+    )
+    num = len(data_source)
+  except Exception as error:  # noqa: BLE001 - unknown split, missing shard.
+    known = ', '.join(builder.info.splits)
+    if split.partition('[')[0] not in builder.info.splits:
+      raise ConfigError(
+        f'data.kw.{split_key}={split!r}: {where} has the splits {known}'
+      ) from error
+    raise DataError(
+      f'{where}: split {split!r} cannot be read: {_line(error)}'
+    ) from error
+  if not num:
+    raise DataError(f'{where}: split {split!r} is empty')
+  keys = [label_key]
+  if _COARSE in features and isinstance(
+    features[_COARSE], tfds.features.ClassLabel
+  ):
+    keys.append(_COARSE)
+  ids = {key: np.empty(num, np.int64) for key in keys}
+  for start in range(0, num, _CHUNK):
+    chunk = list(range(start, min(start + _CHUNK, num)))
+    for i, record in zip(
+      chunk, _records(data_source, chunk, f'{where}: {split}'), strict=True
+    ):
+      for key in keys:
+        ids[key][i] = record[key]
+  images = _TfdsImages(
+    data_source,
+    image_key,
+    (num, height, width, channels),
+    image_size,
+    f'{where}: {split}',
+  )
+  return images, ids
+
+
+def _records(data_source, indices: list[int], where: str) -> list[dict]:
+  try:
+    return data_source.__getitems__(indices)
+  except Exception as error:  # noqa: BLE001 - array_record and protobuf.
+    raise DataError(f'{where} cannot be read: {_line(error)}') from error
+
+
+def _line(error: object) -> str:
+  """One line, not too long."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 300 else f'{text[:300]}...'
