@@ -14,7 +14,7 @@ task asks for classes that the source labels do not contain.
 | argument | recipe | needs |
 |---|---|---|
 | digits | MLP, 1,250 steps of 128 | nothing; about half a minute on 2 cores |
-| fashion_mnist | MLP, 2,000 steps of 256 | `data.kw.path`, or the Debian package |
+| fashion_mnist | MLP, 2,000 steps of 256 | the Debian package, or its files |
 | cifar10 | ResNet-18, 200 epochs of 128 | tfds cifar10, an accelerator |
 | imagenet | ResNet-18, 90 epochs of 256 | tfds imagenet2012, accelerators |
 

@@ -1,1 +1,1 @@
-"""Studies: several experiments and seeds as plain data; nothing here imports rrl_jax."""
+"""Studies: several experiments and seeds, as plain data."""

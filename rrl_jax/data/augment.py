@@ -151,3 +151,20 @@ def _resized_crop(
     antialias=True,
   )
   return jnp.clip(resized, 0, 1).astype(image.dtype)
+
+
+def central_crop(images: ArrayLike, size: int) -> jax.Array:
+  """The middle ``size`` x ``size`` pixels; sides that are shorter stay.
+
+  What a network trained with ``resized_crop=size`` is evaluated on.
+
+  Args:
+    images: ``[B, H, W, C]``.
+    size: Height and width of the result; 0 leaves images as they are.
+  """
+  images = jnp.asarray(images)
+  if not size:
+    return images
+  top, left = ((side - size) // 2 for side in images.shape[1:3])
+  top, left = max(top, 0), max(left, 0)
+  return images[:, top : top + size, left : left + size]

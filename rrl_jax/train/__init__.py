@@ -9,7 +9,11 @@ from rrl_jax.errors import DataError
 
 
 def train_and_evaluate(
-  config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
+  config: ConfigDict,
+  root: pathlib.Path,
+  overrides: dict[str, Any],
+  *,
+  quiet: bool = False,
 ) -> dict:
   """Trains to the end of the config, or goes on, then evaluates.
 
@@ -17,6 +21,7 @@ def train_and_evaluate(
     config: The config.
     root: The run's folder. A finished run there is left as it is.
     overrides: Fields that the command line changed, for the record.
+    quiet: Whether to print nothing.
 
   Returns:
     Each ``Measurement`` by name.
@@ -38,10 +43,11 @@ def train_and_evaluate(
   from rrl_jax.train import loop  # Imports the checkpoint library.
 
   workdir.claim(config, overrides)
-  state = loop.train(experiment, workdir)
+  state = loop.train(experiment, workdir, quiet=quiet)
   results = workdir.read_results(config, int(state.step))
   if results is not None:
-    print(f'{root} is done: {int(state.step)} steps trained and evaluated')
+    if not quiet:
+      print(f'{root} is done: {int(state.step)} steps trained and evaluated')
     return results
   return evaluation.evaluate(experiment, state, workdir)
 

@@ -31,16 +31,21 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, identity: str, keep_last: int):
     self.directory = pathlib.Path(directory).absolute()
     self.identity = identity
-    self._orbax = ocp.training.Checkpointer(
-      self.directory,
-      save_decision_policy=(
-        ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-      ),
-      preservation_policy=(
-        ocp.training.preservation_policies.LatestN(keep_last)
-      ),
-      cleanup_tmp_directories=True,
-    )
+    try:
+      self._orbax = ocp.training.Checkpointer(
+        self.directory,
+        save_decision_policy=(
+          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        ),
+        preservation_policy=(
+          ocp.training.preservation_policies.LatestN(keep_last)
+        ),
+        cleanup_tmp_directories=True,
+      )
+    except OSError as error:
+      raise DataError(
+        f'{self.directory} cannot hold checkpoints: {error.strerror or error}'
+      ) from error
 
   def __enter__(self):
     return self
@@ -75,18 +80,14 @@ class Checkpoints:
         need not be those that saved.
 
     Raises:
-      DataError: The newest whole checkpoint belongs to another config.
+      DataError: The newest whole checkpoint belongs to another config, or has
+        another structure.
     """
     steps = self.steps()
     for i, step in enumerate(reversed(steps)):
       cause = self._damage(step)
       if cause is None:
-        try:
-          return self._orbax.load_checkpointables(
-            step, {'state': abstract_state}
-          )['state']
-        except (ValueError, KeyError, TypeError, OSError) as error:
-          cause = _one_line(error)
+        return self._load(step, abstract_state)
       older = steps[-i - 2] if i + 1 < len(steps) else 0
       print(
         f'checkpoint {step} is unreadable: {cause}; using {older}',
@@ -101,6 +102,19 @@ class Checkpoints:
       return []
     names = (path.name for path in self.directory.iterdir() if path.is_dir())
     return sorted(int(name) for name in names if name.isdigit())
+
+  def _load(self, step, abstract_state):
+    """Reads a checkpoint whose files are as they were written."""
+    try:
+      found = self._orbax.load_checkpointables(step, {'state': abstract_state})
+    except (ValueError, KeyError, TypeError, OSError) as error:
+      while error.__cause__ is not None:
+        error = error.__cause__
+      raise DataError(
+        f'{self.directory / str(step)} is whole but does not fit this'
+        f' experiment: {_one_line(error)}'
+      ) from error
+    return found['state']
 
   def _seal(self, step):
     """Writes the manifest: the last file of a checkpoint, by rename."""

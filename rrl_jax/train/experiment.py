@@ -102,15 +102,18 @@ def check(config: ml_collections.ConfigDict) -> None:
 def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
   """The source that ``config.data`` names, with some of its fields changed."""
   fields = config.data.to_dict() | changes
-  return data_lib.load(
+  kw = fields['kw']
+  splits = data_lib.load(
     fields['name'],
     classes=fields['classes'],
     concepts=fields['concepts'],
     imbalance=fields['imbalance'],
-    validation=fields['validation'],
     seed=fields['seed'],
-    **{k: v for k, v in fields['kw'].items() if v is not None},
+    **{name: value for name, value in kw.items() if value is not None},
   )
+  if fields['validation']:
+    return _hold_out(splits.train, fields['validation'], fields['seed'])
+  return splits
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -191,6 +194,27 @@ def abstract_batch(batch_size: int, image_shape) -> typing.Batch:
   rows = jax.ShapeDtypeStruct((batch_size,), np.int32)
   image = jax.ShapeDtypeStruct((batch_size, *image_shape), np.float32)
   return {'image': image, 'label': rows, 'concept': rows, 'index': rows}
+
+
+def _hold_out(train, fraction, seed):
+  """A seeded fraction of each class of the training split, as test split.
+
+  The true test split is out of reach: this is for choosing settings.
+  """
+  rng = np.random.default_rng((seed, 0x7E57))
+  held_out = np.zeros(len(train), bool)
+  for label in range(train.num_classes):
+    members = rng.permutation(np.flatnonzero(train.labels == label))
+    held_out[members[: round(fraction * len(members))]] = True
+  if not held_out.any() or held_out.all():
+    raise ConfigError(
+      f'data.validation={fraction} leaves no example on one side of'
+      f' {len(train)}'
+    )
+  return data_lib.Splits(
+    train=train.take(np.flatnonzero(~held_out)),
+    test=train.take(np.flatnonzero(held_out)),
+  )
 
 
 def _model(config, num_classes):

@@ -16,8 +16,18 @@ from rrl_jax.train.metrics import MetricWriter
 from rrl_jax.train.state import TrainState
 
 
-def train(experiment: Experiment, workdir: workdir_lib.Workdir) -> TrainState:
+def train(
+  experiment: Experiment,
+  workdir: workdir_lib.Workdir,
+  *,
+  quiet: bool = False,
+) -> TrainState:
   """Trains from the newest whole checkpoint, or the start, to the last step.
+
+  Args:
+    experiment: The experiment.
+    workdir: The run's folder.
+    quiet: Whether to show no progress.
 
   Returns:
     The state after the last step; its checkpoint is on disk.
@@ -60,7 +70,9 @@ def train(experiment: Experiment, workdir: workdir_lib.Workdir) -> TrainState:
         config=workdir_lib.plain(config),
       )
     )
-    update = stack.enter_context(progress.show(start=start, total=total))
+    update = stack.enter_context(
+      progress.show(start=start, total=total, quiet=quiet)
+    )
     record = _Recorder(experiment, writer, update, start)
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
@@ -200,10 +212,9 @@ class _Sigterm:
   def __enter__(self):
     self.requested = False
     self._before = None
-    try:
+    # Outside the main thread, the caller keeps its own handler.
+    with contextlib.suppress(ValueError):
       self._before = signal.signal(signal.SIGTERM, self._request)
-    except ValueError:
-      pass  # Not the main thread: the caller keeps its own handler.
     return self
 
   def __exit__(self, *error):

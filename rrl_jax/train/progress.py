@@ -11,7 +11,7 @@ _LINES = 20  # Plain lines a run prints, at most.
 
 
 @contextlib.contextmanager
-def show(*, start: int, total: int):
+def show(*, start: int, total: int, quiet: bool = False):
   """Yields ``update(step, loss, images_per_sec)`` to call once a step.
 
   Only process 0 prints.
@@ -19,9 +19,10 @@ def show(*, start: int, total: int):
   Args:
     start: Steps done before.
     total: Steps of the whole run.
+    quiet: Whether to show nothing.
   """
   console = rich.console.Console()
-  if jax.process_index() != 0:
+  if quiet or jax.process_index() != 0:
     yield lambda step, loss, images_per_sec: None
   elif console.is_terminal:
     with _bar(console) as bar:

@@ -25,6 +25,7 @@ CONTINUABLE = (
     'keep_last', 'tracker', 'mesh', 'evals', 'eval_batch_size', 'transfer',
     'data.device_bytes', 'data.num_threads',
 )  # fmt: skip
+_ENDS = ('', '.low', '.high')  # Of the keys of one measurement.
 _ASKED = 'config'  # In protocols.json: digest of what was asked.
 _PACKAGES = (
     'rrl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'chex', 'ott-jax', 'numpy',
@@ -161,8 +162,7 @@ class Workdir:
         return None
       return {
         name: Measurement(
-          *(numbers.get(name + end, math.nan) for end in ('', '.low', '.high')),
-          protocol,
+          *(numbers.get(name + end, math.nan) for end in _ENDS), protocol
         )
         for name, protocol in protocols.items()
       }

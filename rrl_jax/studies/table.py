@@ -1,0 +1,108 @@
+"""Mean and interval over seeds of every method, and paired against one."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Cell(NamedTuple):
+  """One method on one metric, over seeds.
+
+  Attributes:
+    mean: Mean over seeds.
+    half_width: Half of the 95% Student interval of the mean over seeds.
+    difference: Mean over seeds of this method minus the baseline, the same
+      seed on both sides; 0 for the baseline.
+    difference_half_width: Half of its 95% Student interval.
+  """
+
+  mean: float
+  half_width: float
+  difference: float
+  difference_half_width: float
+
+
+def make_table(
+    results: dict[str, list[dict[str, float]]],
+    baseline: str,
+    metrics: tuple[str, ...],
+) -> dict[str, dict[str, Cell]]:
+  """Summarises runs; row i of every method is of the same seed.
+
+  Args:
+    results: Method -> for each seed, number by metric.
+    baseline: Method to compare with.
+    metrics: Metrics to summarise.
+
+  Returns:
+    Method -> metric -> ``Cell``.
+  """
+  table = {}
+  for name, runs in results.items():
+    table[name] = {}
+    for metric in metrics:
+      values = np.array([run[metric] for run in runs])
+      against = np.array([run[metric] for run in results[baseline]])
+      table[name][metric] = Cell(
+          *_mean_interval(values), *_mean_interval(values - against)
+      )
+  return table
+
+
+def to_markdown(
+    table: dict[str, dict[str, Cell]],
+    baseline: str,
+    chosen: dict[str, dict[str, Any]],
+    num_seeds: int,
+) -> str:
+  """The table as Markdown: percent, with a mark where 0 is not in reach.
+
+  A difference from the baseline is marked with ``+`` or ``-`` when its paired
+  95% interval leaves zero out. The marks are not corrected for their number.
+  """
+  metrics = list(next(iter(table.values())))
+  lines = [
+      '| method | ' + ' | '.join(_heading(name) for name in metrics) + ' |',
+      '|---' * (len(metrics) + 1) + '|',
+  ]
+  for name, row in table.items():
+    cells = []
+    for cell in row.values():
+      mark = ''
+      if abs(cell.difference) > cell.difference_half_width:
+        mark = ' **+**' if cell.difference > 0 else ' **-**'
+      cells.append(f'{cell.mean:.1%} ± {cell.half_width:.1%}{mark}')
+    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+  settings = '; '.join(
+      f'{name}: '
+      + ', '.join(f'{field.split(".")[-1]} {x:g}' for field, x in point.items())
+      for name, point in chosen.items()
+      if point
+  )
+  return '\n'.join(
+      [
+          *lines,
+          '',
+          f'Mean over {num_seeds} seeds ± half of the 95% Student interval.'
+          f' **+**, **-**: the paired 95% interval of the difference from'
+          f' {baseline} leaves zero out (not corrected for the number of'
+          ' comparisons).'
+          + (f' Chosen on held-out examples: {settings}.' if settings else ''),
+          '',
+      ]
+  )
+
+
+def _heading(metric):
+  """``test/worst_concept_accuracy`` as ``worst concept``."""
+  name = metric.removeprefix('test/').removesuffix('accuracy')
+  return name.strip('/_').replace('_', ' ').replace('/', ', ') or 'accuracy'
+
+
+def _mean_interval(values):
+  """Mean and half of the 95% Student interval."""
+  from scipy import stats
+
+  n = len(values)
+  spread = np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.inf
+  return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * spread)

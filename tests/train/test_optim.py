@@ -1,0 +1,103 @@
+"""The optimizer does what its config says, by hand-computed updates."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from configs import common
+from rrl_jax.errors import ConfigError
+from rrl_jax.train import optim
+
+
+def _config(**changes) -> ConfigDict:
+  config = common.base().optim
+  config.update(changes)
+  return config
+
+
+def _update(config, params, grads, steps=1):
+  tx = optim.make(config, total_steps=10)
+  state = tx.init(params)
+  for _ in range(steps):
+    updates, state = tx.update(grads, state, params)
+  return updates
+
+
+def test_sgd_takes_minus_rate_times_gradient():
+  params = {'w': jnp.ones((2, 2))}
+  updates = _update(
+    _config(lr=0.1, schedule='constant'), params, {'w': 3 * params['w']}
+  )
+  np.testing.assert_allclose(updates['w'], -0.3, rtol=1e-6)
+
+
+def test_weight_decay_touches_kernels_only():
+  params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
+  grads = {'w': jnp.zeros((2, 2)), 'b': jnp.zeros(2)}
+  for name in ('sgd', 'adamw'):
+    config = _config(
+      name=name, lr=0.1, schedule='constant', weight_decay=0.5
+    )
+    updates = _update(config, params, grads)
+    np.testing.assert_allclose(updates['w'], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates['b'], 0)
+
+
+def test_gradient_is_clipped_to_the_global_norm():
+  params = {'w': jnp.zeros((1, 2))}
+  config = _config(lr=1.0, schedule='constant', grad_clip_norm=1.0)
+  updates = _update(config, params, {'w': jnp.array([[3.0, 4.0]])})
+  np.testing.assert_allclose(updates['w'], [[-0.6, -0.8]], rtol=1e-6)
+
+
+def test_cosine_ends_at_zero_and_is_half_in_the_middle():
+  rate = optim.learning_rate(_config(lr=2.0, schedule='cosine'), 100)
+  np.testing.assert_allclose(
+    [rate(0), rate(50), rate(100)], [2.0, 1.0, 0.0], atol=1e-6
+  )
+
+
+def test_piecewise_drops_by_ten_at_each_boundary():
+  config = _config(lr=1.0, schedule='piecewise', boundaries=(0.5, 0.75))
+  rate = optim.learning_rate(config, 100)
+  np.testing.assert_allclose(
+    [rate(s) for s in (0, 49, 51, 74, 76, 99)],
+    [1, 1, 0.1, 0.1, 0.01, 0.01],
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('schedule', optim.SCHEDULES)
+def test_warmup_rises_in_equal_steps_and_wastes_none(schedule):
+  config = _config(lr=1.0, schedule=schedule, warmup=0.1)
+  rate = optim.learning_rate(config, 100)
+  np.testing.assert_allclose(
+    [rate(s) for s in range(10)], np.arange(1, 11) / 10, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ('changes', 'word'),
+  [
+    ({'name': 'sdg'}, 'sgd'),
+    ({'schedule': 'cosin'}, 'cosine'),
+    ({'lr': 0.0}, 'lr'),
+    ({'lr': float('nan')}, 'lr'),
+    ({'warmup': 1.0}, 'warmup'),
+    ({'weight_decay': -1.0}, 'weight_decay'),
+    ({'grad_clip_norm': -1.0}, 'grad_clip_norm'),
+    ({'kw': {'beta': 0.9}}, 'momentum'),
+  ],
+)
+def test_a_wrong_field_is_named_in_one_line(changes, word):
+  with pytest.raises(ConfigError, match=word) as error:
+    optim.make(_config(**changes), total_steps=10)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_every_optimizer_descends(name):
+  params = {'w': jnp.ones((4, 4))}
+  updates = _update(_config(name=name, lr=0.01), params, params, steps=2)
+  assert float(jnp.sum(updates['w'])) < 0
