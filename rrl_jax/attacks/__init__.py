@@ -7,6 +7,7 @@ inside ball and bounds in every dtype.
 
 from rrl_jax.attacks._pgd import pgd
 from rrl_jax.attacks._projections import project
+from rrl_jax.attacks._sinkhorn import sinkhorn
 from rrl_jax.attacks._wrm import wrm
 
-__all__ = ('pgd', 'project', 'wrm')
+__all__ = ('pgd', 'project', 'sinkhorn', 'wrm')

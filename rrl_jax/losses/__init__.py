@@ -4,6 +4,10 @@ The caller reduces. Nothing here knows a model; nothing beyond jax, optax and
 chex is imported.
 """
 
+from rrl_jax.losses._concept_ascent import (
+  concept_mirror_ascent,
+  concept_projected_ascent,
+)
 from rrl_jax.losses._concept_response import (
   concept_best_response,
   concept_best_response_in_ball,
@@ -25,6 +29,8 @@ __all__ = (
   'concept_best_response',
   'concept_best_response_in_ball',
   'concept_divergence',
+  'concept_mirror_ascent',
+  'concept_projected_ascent',
   'concept_risk_estimate',
   'concept_risk_init',
   'concept_risk_update',
