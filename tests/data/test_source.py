@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+
+from rrl_jax.data import source
+from rrl_jax.errors import DataError
+
+
+class Lazy:
+  """Images that count how often they are read."""
+
+  def __init__(self, images):
+    self.images, self.reads = images, 0
+    self.shape, self.dtype = images.shape, images.dtype
+
+  def __len__(self):
+    return len(self.images)
+
+  def __getitem__(self, indices):
+    self.reads += 1
+    return self.images[indices]
+
+
+def make(images, labels=(0, 1, 2, 0, 1, 2)):
+  return source.Source(images, labels, ('a', 'b', 'c'))
+
+
+@pytest.fixture
+def images(rng):
+  return rng.integers(0, 256, (6, 2, 3, 1), np.uint8)
+
+
+def test_properties_tell_what_is_in_it(images):
+  made = source.Source(images, [0, 1, 1, 0, 1, 1], 'abc', [1] * 6, ('x', 'y'))
+  assert len(made) == 6
+  assert made.image_shape == (2, 3, 1)
+  assert (made.num_classes, made.num_concepts) == (3, 2)
+  np.testing.assert_array_equal(made.concept_counts, [0, 6])
+  assert made.labels.dtype == made.concepts.dtype == np.int32
+
+
+def test_concepts_are_the_classes_unless_given(images):
+  made = make(images)
+  np.testing.assert_array_equal(made.concepts, made.labels)
+  assert made.concept_names == made.class_names
+  assert not made.has_hierarchy
+
+
+def test_lazy_images_behave_as_an_array_does(images):
+  lazy = Lazy(images)
+  indices = np.array([4, 4, 0])
+  for taken in (
+    make(lazy).take(indices),
+    make(lazy).take(np.array([0, 4, 5])).take(np.array([1, 1, 0])),
+  ):
+    eager = make(images).take(indices)
+    assert lazy.reads == 0
+    assert taken.images.shape == eager.images.shape
+    assert taken.images.dtype == eager.images.dtype
+    assert len(taken) == len(taken.images) == 3
+    np.testing.assert_array_equal(taken.labels, eager.labels)
+    rows = np.array([2, 0])
+    np.testing.assert_array_equal(taken.images[rows], eager.images[rows])
+    lazy.reads = 0
+
+
+def test_taking_nothing_leaves_an_empty_source(images):
+  assert len(make(images).take(np.array([], int))) == 0
+
+
+def test_a_mask_is_refused_instead_of_read_as_indices(images):
+  with pytest.raises(TypeError, match='mask'):
+    make(images).take(np.ones(6, bool))
+
+
+@pytest.mark.parametrize(
+  ('change', 'cause'),
+  [
+    ({'labels': [0, 1]}, r'6 images but labels of shape \(2,\)'),
+    ({'labels': [0, 1, 2, 3, 0, 0]}, 'labels run from 0 to 3'),
+    ({'labels': [0, 1, 2, -1, 0, 0]}, 'labels run from -1 to 2'),
+    ({'concepts': [9] * 6, 'concept_names': 'x'}, 'concepts run from 9'),
+    ({'class_names': ('a', 'b', 'a')}, 'two classes have one name'),
+    ({'images': np.zeros((6, 2, 3), np.uint8)}, 'not \\[N,H,W,C\\]'),
+  ],
+)
+def test_parts_that_do_not_fit_are_refused(images, change, cause):
+  parts = {'images': images, 'labels': [0] * 6, 'class_names': 'abc'} | change
+  with pytest.raises(DataError, match=cause):
+    source.Source(**parts)
+
+
+def test_settling_reads_what_fits_and_leaves_the_rest(images):
+  lazy = Lazy(images)
+  np.testing.assert_array_equal(source.settle(lazy, None), images)
+  np.testing.assert_array_equal(source.settle(lazy, True), images)
+  assert source.settle(lazy, False) is lazy
+  lazy.shape = (10**9, 224, 224, 3)
+  assert source.settle(lazy, None) is lazy
+  assert source.settle(images, False) is images
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_a_fifth_of_each_class_is_held_out(rng, seed):
+  labels = rng.permutation(np.repeat([0, 1, 2], [100, 50, 2]))
+  train, test = source.holdout(labels, seed=seed, where='x')
+  np.testing.assert_array_equal(
+    np.sort(np.concatenate([train, test])), np.arange(152)
+  )
+  np.testing.assert_array_equal(np.bincount(labels[test]), [20, 10])
+  again = source.holdout(labels, seed=seed, where='x')[1]
+  np.testing.assert_array_equal(test, again)
+  other = source.holdout(labels, seed=seed + 7, where='x')[1]
+  assert not np.array_equal(test, other)
+
+
+def test_too_few_examples_to_hold_out_are_told():
+  with pytest.raises(DataError, match='x: no test split'):
+    source.holdout(np.arange(5), seed=0, where='x')
+
+
+def test_floats_are_checked_in_every_piece_of_a_long_array():
+  images = np.zeros((5000, 1, 1), np.float64)
+  assert source.check_images(images, 'x').dtype == np.float32
+  images[4999] = 1.5
+  with pytest.raises(DataError, match=r'x holds values from 0 to 1.5'):
+    source.check_images(images, 'x')
+
+
+def test_labels_that_occur_in_training_define_the_classes(images):
+  made = source.make_splits(
+    (images, np.array([3, 10, 7, 3, 10, 7])),
+    (images, np.array([7] * 6)),
+    where=('train', 'test'),
+  )
+  assert made.train.class_names == ('3', '7', '10')
+  np.testing.assert_array_equal(made.train.labels, [0, 2, 1, 0, 2, 1])
+  np.testing.assert_array_equal(made.test.labels, [1] * 6)
+
+
+def test_declared_classes_need_no_example(images):
+  made = source.make_splits(
+    (images, np.array([3] * 6)),
+    (images, np.array([1] * 6)),
+    where=('train', 'test'),
+    num_classes=5,
+  )
+  assert made.train.num_classes == 5
+  np.testing.assert_array_equal(made.train.concept_counts, [0, 0, 0, 6, 0])
+
+
+def test_splits_of_different_images_are_refused(images):
+  labels = np.arange(6)
+  for test, cause in (
+    (images[:, :1], r'shape \(1, 3, 1\)'),
+    (images.astype(np.float32), 'float32'),
+  ):
+    with pytest.raises(DataError, match=f'held: test images .*{cause}'):
+      source.make_splits(
+        (images, labels), (test, labels), where=('file', 'held')
+      )
