@@ -128,18 +128,20 @@ def find(data_set: str, data_dir: str = '') -> Any | None:
   Raises:
     DataError: The set is there but its description cannot be read.
   """
-  from tensorflow_datasets.core import read_only_builder, registered
+  from tensorflow_datasets.core import naming, read_only_builder, registered
 
+  try:
+    naming.parse_builder_name_kwargs(data_set)
+  except ValueError as error:
+    raise ConfigError(
+      f'data.kw.data_set={data_set!r}: {_line(error)}'
+    ) from error
   try:
     return read_only_builder.builder_from_files(
       data_set, data_dir=folder(data_dir)
     )
   except registered.DatasetNotFoundError:
     return None
-  except ValueError as error:  # The name cannot be parsed.
-    raise ConfigError(
-      f'data.kw.data_set={data_set!r}: {_line(error)}'
-    ) from error
   except Exception as error:  # noqa: BLE001 - damaged JSON or protobuf.
     raise DataError(
       f'{data_set} in {folder(data_dir)} cannot be read: {_line(error)}'
