@@ -1,0 +1,99 @@
+"""Clean accuracy: overall, of each concept, and of the worst concept."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from rrl_jax.data.source import Source
+from rrl_jax.evals import measurement, rules
+from rrl_jax.evals.encoder import Encoder
+from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.task import EvalData, choose
+
+RULES = {'train_examples': rules.COUNT}
+
+
+def evaluate(
+  encoder: Encoder,
+  data: EvalData,
+  *,
+  key: jax.Array,
+  train_examples: int = 2000,
+) -> Iterator[tuple[str, Measurement | np.ndarray]]:
+  """Counts right predictions on clean images.
+
+  A concept without a test example has no accuracy and is left out.
+
+  Args:
+    encoder: What is evaluated.
+    data: ``test`` and, for comparison, a sample of ``train``.
+    key: Chooses the sample of ``train``.
+    train_examples: Size of that sample; 0 leaves ``train/accuracy`` out.
+
+  Yields:
+    ``test/accuracy``, ``test/worst_concept_accuracy``,
+    ``test/accuracy/<concept>``, ``train/accuracy``, and the concepts' sizes
+    as figures.
+  """
+  rules.check('accuracy', RULES, {'train_examples': train_examples})
+  correct, total = concept_counts(encoder, data.test)
+  yield (
+    'test/accuracy',
+    measurement.proportion(
+      correct.sum(), total.sum(), 'clean test images, top-1'
+    ),
+  )
+  there = total > 0
+  yield (
+    'test/worst_concept_accuracy',
+    measurement.minimum(
+      correct[there], total[there], 'clean test images, top-1, by concept'
+    ),
+  )
+  for k in np.flatnonzero(there):
+    concept = data.test.concept_names[k]
+    yield (
+      f'test/accuracy/{concept}',
+      measurement.proportion(
+        correct[k], total[k], f'clean test images of concept {concept}, top-1'
+      ),
+    )
+  if train_examples:
+    chosen = choose(key, len(data.train), train_examples)
+    sample = data.train.take(chosen)
+    right = predictions(encoder, sample) == sample.labels
+    yield (
+      'train/accuracy',
+      measurement.proportion(
+        right.sum(),
+        right.size,
+        'clean training images without augmentation, chosen at random, top-1',
+      ),
+    )
+  yield 'figure/concept_names', np.array(data.test.concept_names)
+  yield 'figure/concept_train_counts', np.asarray(data.train.concept_counts)
+  yield 'figure/concept_test_counts', np.asarray(total, np.int64)
+
+
+def predictions(encoder: Encoder, source: Source) -> np.ndarray:
+  """Predicted class of each image, int64 ``[N]``; the first of a tie."""
+  logits, _ = encoder.predict(source.images)
+  return np.argmax(logits, axis=-1)
+
+
+def concept_counts(
+  encoder: Encoder, source: Source
+) -> tuple[np.ndarray, np.ndarray]:
+  """Right predictions and examples of each concept.
+
+  Args:
+    encoder: What is evaluated.
+    source: Labelled images.
+
+  Returns:
+    ``(correct [K], total [K])``, int64.
+  """
+  right = predictions(encoder, source) == source.labels
+  correct = np.bincount(source.concepts[right], minlength=source.num_concepts)
+  return correct, np.asarray(source.concept_counts)

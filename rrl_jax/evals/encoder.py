@@ -1,0 +1,114 @@
+"""An encoder over a whole set: batches of one shape, padding, many devices."""
+
+import collections
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from rrl_jax.data import augment
+from rrl_jax.data.source import Images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+  """Any network, in evaluation mode, as a function of its variables.
+
+  Attributes:
+    apply: Pure function ``(variables, images [B, H, W, C]) ->
+      (logits [B, K], features [B, D])``; row i depends on image i alone;
+      images are float32 in [0, 1].
+    variables: A pytree of arrays; with a mesh of several processes, global.
+    batch_size: Examples in a batch; rounded up to a multiple of the devices.
+    mesh: Shards batches over its 'data' axis; None uses the default device.
+      All processes of the mesh call alike and with the same rows.
+  """
+
+  apply: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+  variables: Any
+  batch_size: int = 256
+  mesh: Mesh | None = None
+  _jitted: dict = dataclasses.field(default_factory=dict, repr=False)
+  _predicted: dict = dataclasses.field(default_factory=dict, repr=False)
+
+  def predict(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and features of a set, computed once and then remembered.
+
+    Args:
+      images: ``[N, H, W, C]``, in memory or lazy.
+
+    Returns:
+      ``(logits [N, K], features [N, D])``, float32; not to be written to.
+    """
+    # The entry holds the images too, so that their id stays theirs.
+    if id(images) not in self._predicted:
+      result = self.map_batches(self._apply, images)
+      self._predicted[id(images)] = (images, result)
+    return self._predicted[id(images)][1]
+
+  def _apply(self, variables, images):
+    return self.apply(variables, augment.to_float(images))
+
+  def map_batches(
+    self,
+    fn: Callable[..., Any],
+    *rows: Images | np.ndarray,
+    batch_size: int | None = None,
+  ) -> Any:
+    """Maps a function of a batch over rows.
+
+    The last batch is padded with copies of its first row and the results of
+    those are dropped, so one shape compiles and no row counts twice. A
+    function is compiled once, however often it is mapped.
+
+    Args:
+      fn: Pure function ``(variables, *batch) -> pytree``, every leaf with one
+        row for each row of the batch; row i depends on row i alone.
+      *rows: Arrays or lazy images with N rows each, N at least 1.
+      batch_size: Instead of the encoder's.
+
+    Returns:
+      The pytree with NumPy leaves of N rows.
+
+    Raises:
+      ValueError: No rows, or arrays that differ in their number.
+    """
+    total = len(rows[0])
+    if total == 0 or any(len(r) != total for r in rows):
+      raise ValueError(f'rows of lengths {[len(r) for r in rows]}')
+    size = batch_size or self.batch_size
+    devices = 1 if self.mesh is None else self.mesh.shape['data']
+    size = -(-size // devices) * devices
+    run = self._compiled(fn)
+    pending, done = collections.deque(), []
+    for start in range(0, total, size):
+      indices = np.arange(start, min(start + size, total))
+      padding = np.full(size - len(indices), start)
+      padded = np.concatenate([indices, padding])
+      batch = [self._put(np.asarray(r[padded])) for r in rows]
+      pending.append(run(self.variables, *batch))
+      if len(pending) > 2:  # The host prepares while the devices compute.
+        done.append(jax.device_get(pending.popleft()))
+    done.extend(jax.device_get(p) for p in pending)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *done)
+
+  def _compiled(self, fn):
+    """Jits ``fn`` once; its results come back whole on every process."""
+    if fn not in self._jitted:
+      everywhere = None
+      if self.mesh is not None:
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+      self._jitted[fn] = jax.jit(fn, out_shardings=everywhere)
+    return self._jitted[fn]
+
+  def _put(self, batch):
+    """Puts a host batch on the devices, its rows over the 'data' axis."""
+    if self.mesh is None:
+      return batch
+    sharding = NamedSharding(self.mesh, PartitionSpec('data'))
+    return jax.make_array_from_callback(
+      batch.shape, sharding, lambda index: batch[index]
+    )

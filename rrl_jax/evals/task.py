@@ -1,0 +1,49 @@
+"""What an encoder is evaluated on."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rrl_jax.data.source import Source
+
+
+class Task(NamedTuple):
+  """A target task: another problem that the frozen features are to solve."""
+
+  name: str
+  train: Source
+  test: Source
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalData:
+  """The source's splits and the target tasks.
+
+  Attributes:
+    train: What the encoder was trained on.
+    test: Held-out examples of the same classes and concepts.
+    tasks: Target tasks.
+  """
+
+  train: Source
+  test: Source
+  tasks: tuple[Task, ...] = ()
+
+
+def choose(key: jax.Array, size: int, num_examples: int) -> np.ndarray:
+  """Chooses examples without replacement.
+
+  Args:
+    key: Key of the draw.
+    size: Examples N there are.
+    num_examples: How many to take; 0, or N and more, takes all.
+
+  Returns:
+    Sorted int64 indices ``[n]``.
+  """
+  if not 0 < num_examples < size:
+    return np.arange(size)
+  chosen = np.asarray(jax.random.permutation(key, size))[:num_examples]
+  return np.sort(chosen).astype(np.int64)

@@ -1,0 +1,99 @@
+"""Every row counts once, whatever the batch, the mesh and the padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrl_jax import evals, models
+from tests.evals import toy
+
+
+@pytest.mark.parametrize('batch_size', [7, 64, 203, 1000])
+def test_predictions_do_not_depend_on_the_batch_size(batch_size):
+  images = toy.source().images
+  logits, features = toy.encoder(batch_size=batch_size).predict(images)
+  want = toy.apply(toy.variables(), jnp.asarray(images))
+  assert logits.shape == (203, 5)
+  np.testing.assert_allclose(logits, want[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(features, want[1], rtol=1e-5, atol=1e-5)
+
+
+def test_predictions_on_eight_devices_are_the_same(mesh):
+  images = toy.source().images
+  # 20 is rounded up to 24, three rows a device.
+  logits, features = toy.encoder(batch_size=20, mesh=mesh).predict(images)
+  want = toy.encoder().predict(images)
+  np.testing.assert_allclose(logits, want[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(features, want[1], rtol=1e-5, atol=1e-5)
+
+
+def test_batches_are_sharded_over_the_data_axis(mesh):
+  seen = []
+
+  def fn(variables, x):
+    jax.debug.inspect_array_sharding(x, callback=seen.append)
+    return x
+
+  rows = np.arange(50, dtype=np.float32)
+  found = toy.encoder(batch_size=16, mesh=mesh).map_batches(fn, rows)
+  np.testing.assert_array_equal(found, rows)
+  assert {s.shard_shape((16,)) for s in seen} == {(2,)}
+
+
+def test_lazy_images_give_what_arrays_give():
+  lazy, dense = toy.source(lazy=True), toy.source()
+  encoder = toy.encoder(batch_size=64)
+  np.testing.assert_array_equal(
+    encoder.predict(lazy.images)[0], encoder.predict(dense.images)[0]
+  )
+
+
+def test_bytes_are_scaled_to_unit_interval():
+  images = np.arange(4 * 36, dtype=np.uint8).reshape(4, *toy.SHAPE)
+  encoder = toy.encoder()
+  np.testing.assert_allclose(
+    encoder.predict(images)[0],
+    encoder.predict(images.astype(np.float32) / 255)[0],
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def test_a_function_compiles_once_and_a_set_is_encoded_once():
+  traces = []
+
+  def apply(variables, images):
+    traces.append(images.shape)
+    return toy.apply(variables, images)
+
+  encoder = evals.Encoder(apply, toy.variables(), batch_size=50)
+  first, second = toy.source(0, 120), toy.source(1, 77)
+  result = encoder.predict(first.images)
+  encoder.predict(second.images)
+  assert traces == [(50, *toy.SHAPE)]
+  assert encoder.predict(first.images) is result
+
+
+def test_rows_that_do_not_match_are_refused():
+  encoder = toy.encoder()
+  fn = lambda variables, x, y: x
+  with pytest.raises(ValueError, match=r'rows of lengths \[3, 4\]'):
+    encoder.map_batches(fn, np.zeros(3), np.zeros(4))
+  with pytest.raises(ValueError, match='rows of lengths'):
+    encoder.map_batches(fn, np.zeros(0), np.zeros(0))
+
+
+def test_a_network_of_this_library_serves(key):
+  model = models.make('mlp', num_classes=5, widths=(8,))
+  params, state = models.init(model, key, toy.SHAPE)
+  apply_fn = models.apply_fn(model)
+
+  def apply(variables, images):
+    (logits, out), _ = apply_fn(*variables, images, train=False)
+    return logits, out['features']
+
+  encoder = evals.Encoder(apply, (params, state), batch_size=64)
+  logits, features = encoder.predict(toy.source().images)
+  assert logits.shape == (203, 5)
+  assert features.shape == (203, 8)

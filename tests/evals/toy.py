@@ -1,0 +1,73 @@
+"""A small problem that a fixed linear encoder solves in part."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from rrl_jax import evals
+from rrl_jax.data.source import Source
+
+NUM_CLASSES = 5
+SHAPE = (6, 6, 1)
+
+
+def source(seed=0, size=203, *, lazy=False):
+  rng = np.random.default_rng(seed)
+  prototypes = np.random.default_rng(42).random((NUM_CLASSES, *SHAPE))
+  labels = rng.integers(0, NUM_CLASSES, size).astype(np.int32)
+  noise = rng.normal(0, 0.35, (size, *SHAPE))
+  images = np.clip(prototypes[labels] + noise, 0, 1).astype(np.float32)
+  concepts = np.minimum(labels, 2)  # Classes 2, 3, 4 share a concept.
+  return Source(
+    images=Lazy(images) if lazy else images,
+    labels=labels,
+    class_names=tuple('abcde'),
+    concepts=concepts,
+    concept_names=('first', 'second', 'rest'),
+  )
+
+
+class Lazy:
+  """Images that are read when they are indexed by an integer array."""
+
+  def __init__(self, images):
+    self._images = images
+    self.shape, self.dtype = images.shape, images.dtype
+
+  def __len__(self):
+    return len(self._images)
+
+  def __getitem__(self, indices):
+    assert isinstance(indices, np.ndarray)
+    assert indices.dtype.kind == 'i'
+    return self._images[indices]
+
+
+def apply(variables, images):
+  features = jnp.tanh(images.reshape(images.shape[0], -1) @ variables['v'])
+  return features @ variables['w'], features
+
+
+def variables():
+  rng = np.random.default_rng(7)
+  v = rng.normal(0, 0.4, (np.prod(SHAPE), 12)).astype(np.float32)
+  train = source(1, 400)
+  features = np.tanh(train.images.reshape(400, -1) @ v)
+  targets = np.eye(NUM_CLASSES)[train.labels]
+  w, *_ = np.linalg.lstsq(features, targets, rcond=None)
+  return {'v': v, 'w': 3 * w.astype(np.float32)}
+
+
+def encoder(**kw):
+  return evals.Encoder(apply=apply, variables=variables(), **kw)
+
+
+def data(**kw):
+  return evals.EvalData(
+    train=source(1, 400),
+    test=source(2),
+    tasks=(
+      evals.Task('one', source(3, 150), source(4, 90)),
+      evals.Task('two', source(5, 120), source(6, 80)),
+    ),
+    **kw,
+  )
