@@ -85,6 +85,8 @@ def load(
   ):
     if not isinstance(text, str):
       raise ConfigError(f'data.{key}={text!r}: a text')
+  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    raise ConfigError(f'seed={seed!r}: an integer of at least 0')
   splits = module.load(**kw, seed=seed)
   splits = concepts_lib.select(splits, classes=classes, concepts=concepts)
   train = concepts_lib.thin(splits.train, imbalance, seed=seed)

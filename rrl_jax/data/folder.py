@@ -79,7 +79,7 @@ def load(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _FolderImages:
+class _FolderImages(source.LazyImages):
   """Images that are decoded when they are indexed."""
 
   files: tuple[Path, ...]
@@ -87,10 +87,7 @@ class _FolderImages:
   image_size: int
   dtype = np.dtype(np.uint8)
 
-  def __len__(self) -> int:
-    return len(self.files)
-
-  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+  def read(self, indices: np.ndarray) -> np.ndarray:
     images = np.empty((len(indices), *self.shape[1:]), np.uint8)
     for row, i in enumerate(indices):
       file = self.files[i]

@@ -1,5 +1,6 @@
 """What a set of labelled images is, wherever it comes from."""
 
+import abc
 from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple, Protocol, Self
@@ -126,8 +127,39 @@ class Splits(NamedTuple):
   test: Source
 
 
+class LazyImages(abc.ABC):
+  """Images that are read when they are indexed, by the rules of an array."""
+
+  shape: tuple[int, ...]  # (N, H, W, C)
+  dtype: np.dtype
+
+  @abc.abstractmethod
+  def read(self, indices: np.ndarray) -> np.ndarray:
+    """Images at ``indices`` [n], int64 in [0, N), as ``[n, H, W, C]``."""
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
+    """Images at integers ``indices`` [n] or in a slice.
+
+    Raises:
+      IndexError: An index out of range, or none that an image set takes.
+    """
+    n = len(self)
+    if isinstance(indices, slice):
+      return self.read(np.arange(n)[indices])
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in 'iu'):
+      raise IndexError('images are indexed by integers [n] or a slice')
+    indices = indices.astype(np.int64)
+    if indices.size and not -n <= indices.min() <= indices.max() < n:
+      raise IndexError(f'index out of range for {n} images')
+    return self.read(np.where(indices < 0, indices + n, indices))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Subset:
+class _Subset(LazyImages):
   """Some of the images of a lazy set."""
 
   images: Images
@@ -141,10 +173,7 @@ class _Subset:
   def dtype(self) -> np.dtype:
     return self.images.dtype
 
-  def __len__(self) -> int:
-    return len(self.indices)
-
-  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+  def read(self, indices: np.ndarray) -> np.ndarray:
     return self.images[self.indices[indices]]
 
 

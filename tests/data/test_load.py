@@ -87,6 +87,7 @@ def test_selection_grouping_and_thinning_apply_in_that_order():
     ('idx', {'path': ''}, "data.kw.path=''"),
     ('tfds', {'data_set': ''}, "data.kw.data_set=''"),
     ('tfds', {'data_set': 3}, 'data.kw.data_set=3'),
+    ('digits', {'seed': -1}, 'seed=-1'),
     ('digits', {'classes': 3}, 'data.classes=3'),
     ('digits', {'classes': '10'}, "no class '10'"),
     ('digits', {'concepts': 'coarse'}, 'no hierarchy'),

@@ -5,17 +5,14 @@ from rrl_jax.data import source
 from rrl_jax.errors import DataError
 
 
-class Lazy:
+class Lazy(source.LazyImages):
   """Images that count how often they are read."""
 
   def __init__(self, images):
     self.images, self.reads = images, 0
     self.shape, self.dtype = images.shape, images.dtype
 
-  def __len__(self):
-    return len(self.images)
-
-  def __getitem__(self, indices):
+  def read(self, indices):
     self.reads += 1
     return self.images[indices]
 
@@ -61,6 +58,24 @@ def test_lazy_images_behave_as_an_array_does(images):
     rows = np.array([2, 0])
     np.testing.assert_array_equal(taken.images[rows], eager.images[rows])
     lazy.reads = 0
+
+
+@pytest.mark.parametrize(
+  'indices',
+  [slice(1, 5, 2), slice(-2, None), np.array([-1, 0]), [], np.array([3], 'u1')],
+)
+def test_lazy_images_are_indexed_as_an_array_is(images, indices):
+  expected = images[np.array([], int) if isinstance(indices, list) else indices]
+  for lazy in (Lazy(images), make(Lazy(images)).take(np.arange(6)).images):
+    result = lazy[indices]
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize('indices', [3, [6], [-7], [0.0], [[0]], [True] * 6])
+def test_lazy_images_refuse_what_is_no_index(images, indices):
+  with pytest.raises(IndexError, match='integers|out of range'):
+    Lazy(images)[indices]
 
 
 def test_taking_nothing_leaves_an_empty_source(images):

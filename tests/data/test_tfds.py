@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rrl_jax import data
+from rrl_jax.data import pipeline
 from rrl_jax.errors import ConfigError, DataError
 
 CLASSES, COARSE = ('ant', 'bee', 'cow', 'dog'), ('insect', 'mammal')
@@ -159,6 +160,19 @@ def test_lazy_images_survive_selection_and_thinning(data_dir):
   np.testing.assert_array_equal(lazy.concept_counts, [10, 5])
   np.testing.assert_array_equal(pixels(lazy), pixels(eager))
   np.testing.assert_array_equal(pixels(lazy) % 4, 2 * lazy.labels + 1)
+
+
+def test_threads_read_what_is_in_memory(data_dir):
+  batches = {}
+  for in_memory in (True, False):
+    train = load('tiny_fixed', data_dir, in_memory=in_memory).train
+    indices = pipeline.index_batches(train, batch_size=16, seed=0)
+    batches[in_memory] = list(
+      pipeline.stream(train, indices, start=0, stop=40, num_threads=4)
+    )
+  for eager, lazy in zip(batches[True], batches[False], strict=True):
+    for key in eager:
+      np.testing.assert_array_equal(eager[key], lazy[key])
 
 
 def test_images_that_vary_in_size_need_a_size(data_dir):
