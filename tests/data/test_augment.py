@@ -123,6 +123,20 @@ def test_another_key_gives_other_images(images, key):
 
 
 @pytest.mark.parametrize(
+  ('size', 'rows', 'columns'),
+  [
+    (0, slice(0, 7), slice(0, 9)),
+    (5, slice(1, 6), slice(2, 7)),
+    (8, slice(0, 7), slice(0, 8)),
+    (20, slice(0, 7), slice(0, 9)),
+  ],
+)
+def test_the_middle_is_what_is_evaluated(images, size, rows, columns):
+  middle = lib.central_crop(images, size)
+  np.testing.assert_array_equal(middle, images[:, rows, columns])
+
+
+@pytest.mark.parametrize(
   ('kw', 'message'),
   [
     ({'crop': -1}, 'crop=-1'),

@@ -175,6 +175,14 @@ def test_a_batch_holds_the_rows_its_index_names(train):
     }
 
 
+def test_images_are_left_out_on_demand(train):
+  batches = pipeline.index_batches(train, batch_size=8, seed=0)
+  stream = pipeline.stream(train, batches, start=2, stop=3, images=False)
+  (batch,) = stream
+  assert set(batch) == {'label', 'concept', 'index'}
+  np.testing.assert_array_equal(batch['index'], batches[2])
+
+
 def test_a_stream_may_be_left_before_its_end(train):
   batches = pipeline.index_batches(train, batch_size=8, seed=0)
   stream = pipeline.stream(train, batches, start=0, stop=10**9)
