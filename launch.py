@@ -16,12 +16,15 @@ Exit codes:
   75  stopped, saved and resumable: the same command goes on
 """
 
+import importlib.util
 import os
 import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+_HERE = pathlib.Path(__file__).resolve().parent / 'configs'
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, with an argument behind a colon.'
@@ -75,20 +78,73 @@ class _UsageError(Exception):
 
 def _parse(argv):
   """Reads the flags, with every failure as one line."""
-  known = flags.FLAGS
-  for name in [arg for arg in argv if arg.startswith('--config=')]:
-    path = name.removeprefix('--config=').partition(':')[0]
-    if not os.path.isfile(path):
-      there = ', '.join(sorted(map(str, pathlib.Path('configs').glob('*.py'))))
-      raise _UsageError(f'--config={path}: no such file; there are {there}')
+  _check_config(argv)
   try:
-    left = known(argv)
+    left = flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-    raise _UsageError(_first_line(e)) from e
+    raise _UsageError(_one_line(e)) from e
   if len(left) > 1:
     raise _UsageError(f'unknown argument {left[1]!r}; see --help')
-  if _CONFIG.value is None:
-    raise _UsageError('--config=configs/<name>.py is missing; see --help')
+
+
+def _check_config(argv):
+  """Loads the config by itself: absl would bury its errors in a traceback.
+
+  What is checked is that the file exists and takes its argument, and that it
+  has the fields that the command line overrides.
+  """
+  text = _value_of('config', argv)
+  if text is None:
+    raise _UsageError(
+      f'--config=configs/<name>.py is missing; there are {_configs()}'
+    )
+  path, _, arg = text.partition(':')
+  if not os.path.isfile(path):
+    raise _UsageError(f'--config={path}: no such file; there are {_configs()}')
+  spec = importlib.util.spec_from_file_location('config', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(arg or None)
+  except (AttributeError, ImportError, SyntaxError, TypeError, ValueError) as e:
+    raise _UsageError(f'--config={text}: {_one_line(e)}') from e
+  for override in argv:
+    if override.startswith('--config.'):
+      _check_field(config, override.removeprefix('--').partition('=')[0])
+
+
+def _check_field(config, dotted):
+  """Raises unless the config has the field, listing those that it has."""
+  at, *names = dotted.split('.')
+  for name in names:
+    fields = sorted(config) if isinstance(config, ConfigDict) else []
+    if name not in fields:
+      there = ', '.join(fields) or 'nothing inside'
+      raise _UsageError(
+        f'--{dotted}: {at} has no field {name!r}; it has {there}'
+      )
+    config = config[name]
+    at = f'{at}.{name}'
+
+
+def _value_of(name, argv):
+  """The text of a flag written ``--name=text`` or ``--name text``, or None."""
+  for i, word in enumerate(argv):
+    flag, given, text = word.partition('=')
+    if flag in (f'--{name}', f'-{name}'):
+      return text if given else ''.join(argv[i + 1 : i + 2])
+  return None
+
+
+def _configs():
+  """The config files that can be launched."""
+  hidden = ('__init__', 'common')
+  paths = [*sorted(_HERE.glob('*.py')), *sorted(_HERE.glob('studies/*.py'))]
+  return ', '.join(
+    str(path.relative_to(_HERE.parent))
+    for path in paths
+    if path.stem not in hidden
+  )
 
 
 def _run():
@@ -166,7 +222,7 @@ def _default_workdir():
 
 def _overrides():
   """The fields that the command line changed, by dotted name."""
-  return config_flags.get_override_values(_CONFIG)
+  return config_flags.get_override_values(flags.FLAGS['config'])
 
 
 def _help():
@@ -181,13 +237,10 @@ def _help():
     _PROCESS_ID,
   ):
     lines.append(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
-  configs = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
-  hidden = ('__init__', 'common')
-  names = ', '.join(name for name in configs if name not in hidden)
-  return '\n'.join([*lines, '', f'Configs: {names}'])
+  return '\n'.join([*lines, '', f'Configs: {_configs()}'])
 
 
-def _first_line(error):
+def _one_line(error):
   """The message of an error, on one line."""
   text = ' '.join(str(error).split())
   return text[:300] or type(error).__name__

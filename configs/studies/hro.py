@@ -43,11 +43,11 @@ def get_config(arg: str | None = None):
   config.study = {
     'methods': methods,
     'grids': {
-      'ERM': {rate: (0.02, 0.1), decay: (1e-4, 1e-3, 1e-2)},
-      'balanced_ERM': {rate: (0.02, 0.1), decay: (1e-4, 1e-3, 1e-2)},
-      'EL': {gamma: (1.0, 3.0, 10.0), decay: (1e-4, 1e-3)},
-      'CL': {temperature: (0.03, 0.1, 0.3), decay: (1e-4, 1e-3)},
-      'HRO': {gamma: (1.0, 3.0, 10.0), temperature: (0.03, 0.3)},
+      'ERM': ((rate, (0.05, 0.2)), (decay, (1e-4, 1e-3, 1e-2))),
+      'balanced_ERM': ((rate, (0.05, 0.2)), (decay, (1e-4, 1e-3, 1e-2))),
+      'EL': ((gamma, (0.7, 1.0, 3.0)), (decay, (1e-4, 1e-3))),
+      'CL': ((temperature, (0.01, 0.03, 0.3)), (decay, (1e-4, 1e-3))),
+      'HRO': ((gamma, (0.7, 1.0, 3.0)), (temperature, (0.03, 0.3))),
     },
     'tuning_seeds': (100, 101),
     'validation': 0.2,

@@ -87,11 +87,11 @@ def _check(study, grids):
 
 
 def _points(grid):
-  """``{'a': (1, 2), 'b': (3,)}`` as ``[{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]``."""
-  names = list(grid)
+  """``(('a', (1, 2)), ('b', (3,)))`` as ``[{'a': 1, 'b': 3}, ...]``."""
+  fields = [field for field, _ in grid]
   return [
-      dict(zip(names, values, strict=True))
-      for values in itertools.product(*grid.values())
+    dict(zip(fields, values, strict=True))
+    for values in itertools.product(*(values for _, values in grid))
   ]
 
 

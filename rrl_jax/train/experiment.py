@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from rrl_jax import data as data_lib
-from rrl_jax import models, objectives, typing
+from rrl_jax import evals, models, objectives, typing
 from rrl_jax.data import augment, pipeline
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import optim, sharding
@@ -87,6 +87,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f' known: {", ".join(pipeline.SAMPLING)}'
     )
   optim.make(config.optim, total_steps=100)
+  evals.check(config.evals.to_dict())
   # Two classes in two concepts stand for the data: names, arguments and ranges
   # do not depend on it.
   model = _model(config, num_classes=2)

@@ -152,7 +152,8 @@ def read_batches(experiment: Experiment, start: int, *, lookup: bool):
     stop=experiment.total_steps,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    num_threads=config.data.num_threads,
+    num_threads=1 if lookup else config.data.num_threads,
+    prefetch=16 if lookup else 2 * config.data.num_threads,
     images=not lookup,
   )
   for batch in rows:

@@ -44,8 +44,7 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   for name in kw:
     if name not in known:
       raise ConfigError(
-        f'optim.kw.{name}: optax.{optim.name} knows'
-        f' {", ".join(sorted(known))}'
+        f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
       )
   parts = []
   if optim.grad_clip_norm:

@@ -1,0 +1,157 @@
+"""Every config is plain data, and its recipe compiles and steps on mock data."""
+
+import itertools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from configs import common
+from configs import erm
+from configs import hro
+from configs.studies import hro as hro_study
+from rrl_jax import models
+from rrl_jax.train import experiment
+from rrl_jax.train import loop
+from rrl_jax.train import sharding
+
+CONFIGS = {
+  f'hro:{variant},{data}': (hro, f'{variant},{data}')
+  for variant, data in itertools.product(hro.VARIANTS, hro.DATA_SETS)
+} | {
+  f'erm:{arg}': (erm, arg)
+  for arg in ('digits', 'fashion_mnist,balanced', 'cifar10')
+}
+
+
+def on_mock_data(config: ConfigDict) -> ConfigDict:
+  """The same recipe on random arrays with as many classes, a few at a time."""
+  concepts = {'cifar10': (32, 10), 'imagenet2012': (64, 1000)}
+  size, num_classes = concepts.get(config.data.kw.data_set, (8, 10))
+  if config.data.name == 'fashion_mnist':
+    size = 28
+  config.data.name = 'mock'
+  for field in ('data_set', 'image_size'):
+    config.data.kw[field] = None
+  config.data.kw.num_classes = num_classes
+  config.data.kw.num_examples = max(4 * num_classes, 200)
+  config.data.kw.image_shape = (size, size, 1 if size < 32 else 3)
+  if 'automobile' in config.data.concepts:  # Mock classes are numbers.
+    config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
+  if config.data.augment.resized_crop:
+    config.data.augment.resized_crop = 32
+  config.batch_size = 8
+  config.total_steps = 2
+  return config
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_is_plain_data(name):
+  module, arg = CONFIGS[name]
+  config = module.get_config(arg)
+  assert json.loads(json.dumps(config.to_dict())) is not None
+  assert set(config) >= set(common.base())
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_takes_one_step_on_mock_data(name):
+  module, arg = CONFIGS[name]
+  config = on_mock_data(module.get_config(arg))
+  config.mesh.data = 1
+  built = experiment.build(config)
+  state = jax.jit(built.init)(jax.random.key(0))
+  store = loop.resident_set(built)
+  batch = next(loop.read_batches(built, 0, lookup=True))
+  step = lambda s, b, t: built.step(s, loop.look_up(t, b))
+  if config.model.name == 'resnet18' and not name.startswith('hro:hro'):
+    jax.eval_shape(step, state, batch, store)  # The variants compile alike.
+    return
+  step = jax.jit(step)
+  state, metrics = step(state, batch, store)
+  assert int(state.step) == 1
+  assert all(np.all(np.isfinite(value)) for value in metrics.values())
+
+
+@pytest.mark.parametrize('arg', ['hro,cifar10', 'hro,imagenet'])
+def test_paper_scale_lowers_for_tpu_and_cuda(arg):
+  """The train step at full batch, image and model size, on abstract arrays."""
+  full = hro.get_config(arg)
+  config = on_mock_data(hro.get_config(arg))
+  config.mesh.data = 1
+  config.data.augment.resized_crop = full.data.augment.resized_crop
+  config.batch_size = full.batch_size
+  built = experiment.build(config)
+  state = jax.eval_shape(built.init, jax.random.key(0))
+  side = full.data.kw.image_size or 32
+  rows = jax.ShapeDtypeStruct((full.batch_size,), jnp.int32)
+  batch = {'label': rows, 'concept': rows, 'index': rows}
+  batch['image'] = jax.ShapeDtypeStruct(
+    (full.batch_size, side, side, 3), jnp.uint8
+  )
+  exported = jax.export.export(
+    jax.jit(built.step), platforms=('tpu', 'cuda')
+  )(state, batch)
+  assert set(exported.platforms) == {'tpu', 'cuda'}
+  assert len(exported.out_avals) == len(jax.tree.leaves(state)) + len(
+    jax.eval_shape(built.step, state, batch)[1]
+  )
+
+
+@pytest.mark.parametrize('name', models.names())
+def test_every_network_trains_in_bfloat16(name):
+  config = on_mock_data(hro.get_config('hro,digits'))
+  config.mesh.data = 1
+  config.data.kw.image_shape = (32, 32, 3)
+  config.model.name = name
+  config.model.kw.widths = None
+  config.model.kw.dtype = 'bfloat16'
+  if name.startswith('vit'):
+    config.model.kw.patch_size = 8
+  built = experiment.build(config)
+  state = jax.eval_shape(built.init, jax.random.key(0))
+  batch = experiment.abstract_batch(8, (32, 32, 3))
+  new, metrics = jax.eval_shape(built.step, state, batch)
+  same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+  assert jax.tree.all(jax.tree.map(same, state, new))
+  assert metrics['loss'].dtype == jnp.float32
+
+
+def test_every_config_file_is_tested():
+  folder = pathlib.Path(common.__file__).parent
+  names = {path.stem for path in folder.glob('*.py')}
+  assert names - {'__init__', 'common'} == {n.split(':')[0] for n in CONFIGS}
+
+
+def test_studies_tune_every_method_as_much():
+  for data in ('digits', 'fashion_mnist'):
+    study = hro_study.get_config(data).study
+    sizes = {
+      name: np.prod([len(values) for _, values in grid])
+      for name, grid in study.grids.items()
+    }
+    assert set(sizes) == set(study.methods)
+    assert len(set(sizes.values())) == 1
+
+
+def test_a_mesh_takes_the_devices_that_it_is_told_to():
+  assert sharding.make_mesh(4).size == 4
+  assert sharding.make_mesh().size == 8
+
+
+def test_words_of_an_argument_are_typed_and_checked():
+  parse = lambda arg: common.parse_arg(
+    arg, data=common.Choice(('a', 'b')), noise=0.4, fast=False
+  )
+  assert parse(None).to_dict() == {'data': 'a', 'noise': 0.4, 'fast': False}
+  assert parse('b,noise=0.1,fast').to_dict() == {
+    'data': 'b',
+    'noise': 0.1,
+    'fast': True,
+  }
+  for wrong in ('c', 'noise=x', 'fast=maybe', 'data=c', 'speed=1'):
+    with pytest.raises(ValueError, match=wrong.split('=')[0]):
+      parse(wrong)

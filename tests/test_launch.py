@@ -1,0 +1,140 @@
+"""The command says in one line, with its exit code, what is wrong."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ('--config.total_steps=3', '--config.ckpt_steps=2')
+
+
+def launch(*args, timeout=120, **env):
+  """Runs launch.py in a process of its own, on one CPU device."""
+  environment = {
+    name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'
+  }
+  return subprocess.run(
+    [sys.executable, str(ROOT / 'launch.py'), *map(str, args)],
+    cwd=ROOT,
+    env=environment | env,
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize(
+  ('args', 'words'),
+  [
+    ((), ('--config', 'configs/hro.py')),
+    (('--config=configs/hor.py',), ('configs/hor.py', 'configs/hro.py')),
+    (('--config=configs/hro.py:ell',), ('ell', 'el', 'fashion_mnist')),
+    (('--config=configs/hro.py', '--config.lr=1'), ('lr', 'optim')),
+    (('--config=configs/hro.py', '--config.optim.lrr=1'), ('lrr', 'lr')),
+    (('--config=configs/hro.py', '--config.optim.lr=abc'), ('abc', 'optim.lr')),
+    (('--config=configs/hro.py', '--config.seed=1.5'), ('1.5', 'seed')),
+    (('--config=configs/hro.py', '--config.job=trian'), ('trian', 'train')),
+    (('--config=configs/hro.py', '--config.batch_size=0'), ('batch_size',)),
+    (('--config=configs/hro.py', '--fast'), ('fast',)),
+    (('--config=configs/hro.py', 'fast'), ('fast',)),
+    (
+      ('--config=configs/hro.py', '--config.objective.name=hor'),
+      ('hor', 'erm', 'hro'),
+    ),
+    (
+      ('--config=configs/hro.py', '--config.objective.kw.gamma=-1'),
+      ('gamma', '-1'),
+    ),
+    (('--config=configs/hro.py', '--config.model.name=mpl'), ('mpl', 'mlp')),
+    (('--config=configs/hro.py', '--config.data.name=digit'), ('digits',)),
+    (
+      ('--config=configs/hro.py', '--config.evals.pgd.epsilon=-1'),
+      ('epsilon', '-1'),
+    ),
+  ],
+  ids=lambda value: value[-1] if value else 'none',
+)
+def test_a_wrong_command_exits_2_with_one_line(args, words, tmp_path):
+  done = launch(*args, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1
+  assert all(word in done.stderr for word in words)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_missing_data_exits_3_with_one_line(tmp_path):
+  done = launch(
+    '--config=configs/hro.py',
+    '--config.data.name=npz',
+    f'--config.data.kw.path={tmp_path / "none.npz"}',
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert done.returncode == 3
+  assert len(done.stderr.splitlines()) == 1
+  assert 'none.npz' in done.stderr
+  assert not (tmp_path / 'run').exists()
+
+
+def test_help_names_exit_codes_and_configs():
+  done = launch('--help')
+  assert done.returncode == 0
+  assert all(w in done.stdout for w in ('75', '--workdir', 'configs/hro.py'))
+
+
+def test_a_run_leaves_its_folder_is_done_then_goes_on(tmp_path):
+  root = tmp_path / 'run'
+  command = ('--config=configs/hro.py', f'--workdir={root}', *TINY[1:])
+  first = launch(*command, TINY[0])
+  assert first.returncode == 0, first.stderr
+  assert first.stderr == ''
+  for name in (
+    'config.json',
+    'overrides.json',
+    'versions.json',
+    'metrics.jsonl',
+    'results.json',
+    'protocols.json',
+    'report/index.html',
+    'checkpoints/3',
+  ):
+    assert (root / name).exists(), name
+  assert list(root.glob('events.out.tfevents.*'))
+  overrides = json.loads((root / 'overrides.json').read_text())
+  assert overrides['total_steps'] == 3
+  results = json.loads((root / 'results.json').read_text())
+  for key in (
+    'test/accuracy',
+    'test/worst_concept_accuracy',
+    'test/accuracy/rare',
+    'test/noise_accuracy',
+    'test/pgd20_accuracy',
+    'transfer/linear_probe_accuracy',
+    'transfer/svm_accuracy',
+    'transfer/knn_accuracy',
+  ):
+    low, value, high = (results[key + end] for end in ('.low', '', '.high'))
+    assert 0 <= low <= value <= high <= 1
+
+  again = launch(*command, TINY[0])
+  assert again.returncode == 0, again.stderr
+  assert 'is done' in again.stdout
+  assert json.loads((root / 'results.json').read_text()) == results
+
+  longer = launch(*command, '--config.total_steps=5')
+  assert longer.returncode == 0, longer.stderr
+  lines = (root / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 3, 5]
+
+  other = launch(*command, TINY[0], '--config.seed=9')
+  assert other.returncode == 2
+  assert 'seed is 0 there, 9 here' in other.stderr
+
+  evaluated = launch(
+    *command, '--config.total_steps=5', '--config.job=evaluate'
+  )
+  assert evaluated.returncode == 0, evaluated.stderr
