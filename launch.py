@@ -162,18 +162,16 @@ def _run():
 
 def _train(config, root):
   """Trains to the end, evaluates, reports."""
-  from rrl_jax import report, train
+  from rrl_jax import train
 
-  results = train.train_and_evaluate(config, root, _overrides())
-  _finish(report, root, results)
+  _report(root, train.train_and_evaluate(config, root, _overrides()))
 
 
 def _evaluate(config, root):
   """Evaluates the last checkpoint anew, reports."""
-  from rrl_jax import report, train
+  from rrl_jax import train
 
-  results = train.evaluate_last(config, root, _overrides())
-  _finish(report, root, results)
+  _report(root, train.evaluate_last(config, root, _overrides()))
 
 
 def _study(config, root):
@@ -183,13 +181,16 @@ def _study(config, root):
   studies.run(config, root, _overrides())
 
 
-def _finish(report, root, results):
+def _report(root, measurements):
   """Builds the page and prints the results."""
   import jax
 
+  from rrl_jax import report
+  from rrl_jax.report import terminal
+
   if jax.process_index() == 0:
     page = report.build(root)
-    report.print_results(results)
+    terminal.print_results(measurements)
     print(f'report: {page}')
 
 

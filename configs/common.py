@@ -29,13 +29,21 @@ def base() -> ConfigDict:
   config.data.name = 'digits'  # A module of rrl_jax.data.
   config.data.kw = ConfigDict(  # Its own arguments; None leaves one out.
     {
-      'path': optional(str),  # idx, npz, folder.
-      'num_classes': optional(int),  # npz, folder, mock.
+      'path': optional(str),  # idx, npz, folder, fashion_mnist.
+      'subset': optional(str),  # idx: a file name's beginning.
+      'class_names': optional(tuple),  # idx.
+      'num_classes': optional(int),  # idx, npz, mock.
       'data_set': optional(str),  # tfds: 'cifar10', ...
-      'data_dir': optional(str),  # tfds.
+      'data_dir': optional(str),  # tfds, fashion_mnist.
+      'train_split': optional(str),  # tfds.
+      'test_split': optional(str),  # tfds.
+      'image_key': optional(str),  # tfds.
+      'label_key': optional(str),  # tfds.
       'image_size': optional(int),  # tfds, folder.
+      'in_memory': optional(bool),  # tfds, folder.
       'image_shape': optional(tuple),  # mock.
       'num_examples': optional(int),  # mock.
+      'num_test': optional(int),  # mock.
     }
   )
   config.data.seed = 0  # Of splits and thinning.

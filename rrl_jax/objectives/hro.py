@@ -72,7 +72,8 @@ def make(
     inner: Example level: 'none', 'wrm' (each image by itself), 'sinkhorn' (the
       whole batch, penalised by the debiased Sinkhorn divergence).
     gamma: Price of moving an image, per squared pixel norm (of 1/2 |z - x|^2
-      with pixels in [0, 1]); larger is weaker. With ``radius``, its first value.
+      with pixels in [0, 1]); larger is weaker; with ``radius``, where it
+      starts.
     radius: Mean transport cost, of 1/2 |z - x|^2, to which gamma adapts; None
       keeps gamma.
     radius_rate: Rate of that adaptation, per step, on log gamma.

@@ -1,0 +1,278 @@
+"""A run that was stopped, however, ends where an uninterrupted one does."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from configs import hro
+from rrl_jax.errors import ConfigError, DataError, DivergedError, StoppedError
+from rrl_jax.train import experiment
+from rrl_jax.train import loop
+from rrl_jax.train.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def tiny(**changes) -> ConfigDict:
+  """HRO on a handful of random images, an MLP, no evaluation."""
+  config = hro.get_config()
+  config.data.name = 'mock'
+  config.data.kw.num_examples = 100
+  config.data.kw.num_classes = 3
+  config.data.kw.image_shape = (4, 4, 1)
+  config.data.classes = ''
+  config.data.concepts = 'class'
+  config.data.augment.flip = True
+  config.model.kw.widths = (8,)
+  config.optim.ema_decay = 0.9
+  config.objective.kw.radius = 0.05
+  config.batch_size = 8
+  config.total_steps = 6
+  config.ckpt_steps = 2
+  config.log_steps = 1
+  config.mesh.data = 1
+  config.evals = {}
+  config.transfer = {}
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def train(config, root, quiet=True):
+  built = experiment.build(config)
+  workdir = Workdir(root)
+  workdir.check_owner(config)
+  workdir.claim(config, {})
+  return loop.train(built, workdir, quiet=quiet)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def steps_logged(root):
+  lines = (root / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['step'] for line in lines]
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+  straight = train(tiny(), tmp_path / 'straight')
+  # The schedule depends on the length: stop by removing the last checkpoints.
+  root = tmp_path / 'resumed'
+  train(tiny(), root)
+  for step in (4, 6):
+    shutil.rmtree(root / 'checkpoints' / str(step))
+  resumed = train(tiny(), root)
+  assert_equal(straight, resumed)
+  assert steps_logged(root) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_longer_run_goes_on_from_the_end(tmp_path):
+  train(tiny(), tmp_path)
+  state = train(tiny(total_steps=9), tmp_path)
+  assert int(state.step) == 9
+  assert steps_logged(tmp_path) == list(range(1, 10))
+
+
+def test_a_shorter_run_is_done(tmp_path):
+  train(tiny(), tmp_path)
+  assert int(train(tiny(total_steps=3), tmp_path).step) == 6
+
+
+@pytest.mark.parametrize('device_bytes', [2**30, 1])
+def test_a_resident_set_and_a_streamed_one_train_alike(tmp_path, device_bytes):
+  straight = train(tiny(), tmp_path / 'a')
+  other = train(tiny(**{'data.device_bytes': device_bytes}), tmp_path / 'b')
+  assert_equal(straight.params, other.params)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+  straight = train(tiny(), tmp_path / 'one')
+  root = tmp_path / 'several'
+  train(tiny(), root)
+  for step in (4, 6):
+    shutil.rmtree(root / 'checkpoints' / str(step))
+  resumed = train(tiny(**{'mesh.data': 4}), root)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    jax.device_get(straight),
+    jax.device_get(resumed),
+  )
+
+
+def test_the_adversary_is_saved_with_the_state(tmp_path):
+  state = train(tiny(), tmp_path)
+  built = experiment.build(tiny())
+  with loop.open_checkpoints(built, Workdir(tmp_path)) as saved:
+    restored = saved.restore(built.abstract_state())
+  assert_equal(state.aux_state, restored.aux_state)
+  assert not np.allclose(state.aux_state['concept_probs'], 1 / 3, atol=1e-6)
+
+
+def test_another_config_is_refused_before_any_work(tmp_path):
+  train(tiny(), tmp_path)
+  before = sorted(p.name for p in tmp_path.rglob('*'))
+  with pytest.raises(ConfigError, match=r'optim.lr is 0.05 there, 0.5 here'):
+    train(tiny(**{'optim.lr': 0.5}), tmp_path)
+  assert sorted(p.name for p in tmp_path.rglob('*')) == before
+
+
+def test_a_checkpoint_carried_in_from_another_run_is_refused(tmp_path):
+  train(tiny(), tmp_path / 'a')
+  train(tiny(seed=1), tmp_path / 'b')
+  shutil.rmtree(tmp_path / 'b' / 'checkpoints')
+  shutil.copytree(tmp_path / 'a' / 'checkpoints', tmp_path / 'b' / 'checkpoints')
+  with pytest.raises(DataError, match='another config'):
+    train(tiny(seed=1), tmp_path / 'b')
+
+
+def test_a_torn_last_line_of_metrics_is_dropped(tmp_path):
+  train(tiny(), tmp_path)
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 7, "tim')
+  train(tiny(total_steps=8), tmp_path)
+  assert steps_logged(tmp_path) == list(range(1, 9))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(tmp_path):
+  train(tiny(total_steps=2), tmp_path)
+  built = experiment.build(tiny(total_steps=4))
+  healthy = built.step
+  poisoned = lambda state, batch: healthy(
+    state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params)),
+    batch,
+  )
+  built = dataclasses.replace(built, step=poisoned)
+  with pytest.raises(DivergedError, match='loss is nan at step 3'):
+    loop.train(built, Workdir(tmp_path), quiet=True)
+  with loop.open_checkpoints(built, Workdir(tmp_path)) as saved:
+    assert saved.steps() == [2]
+
+
+def test_sigterm_saves_and_asks_to_be_resumed(tmp_path):
+  straight = train(tiny(), tmp_path / 'straight')
+  built = experiment.build(tiny(ckpt_steps=100))
+  seen = []
+
+  def interrupted(step):
+    def wrapped(*args):
+      seen.append(None)
+      if len(seen) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return step(*args)
+
+    return wrapped
+
+  batches = loop.read_batches
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      loop,
+      'read_batches',
+      lambda *args, **kw: map(interrupted(lambda b: b), batches(*args, **kw)),
+    )
+    workdir = Workdir(tmp_path / 'run')
+    workdir.claim(tiny(), {})
+    with pytest.raises(StoppedError, match='saved at step 3 of 6') as error:
+      loop.train(built, workdir, quiet=True)
+  assert error.value.exit_code == 75
+  assert_equal(straight, train(tiny(), tmp_path / 'run'))
+
+
+def spawn(config_args, root):
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.Popen(
+    [
+      sys.executable,
+      str(ROOT / 'launch.py'),
+      '--config=configs/hro.py',
+      f'--workdir={root}',
+      *config_args,
+    ],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def last_step(root):
+  try:
+    return steps_logged(root)[-1]
+  except (OSError, IndexError, ValueError):
+    return 0
+
+
+def final_state(root):
+  """The last checkpoint of a run of `KILLED`."""
+  config = hro.get_config()
+  config.update_from_flattened_dict(KILLED)
+  built = experiment.build(config)
+  with loop.open_checkpoints(built, Workdir(root)) as saved:
+    return saved.restore(built.abstract_state())
+
+
+KILLED = {'total_steps': 3000, 'ckpt_steps': 100, 'log_steps': 10}
+
+
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
+  args = [f'--config.{name}={value}' for name, value in KILLED.items()]
+  straight = spawn(args, tmp_path / 'straight')
+  rng = np.random.default_rng(0)
+  root = tmp_path / 'killed'
+  at = np.sort(rng.integers(10, 2800, size=10))
+  kills = 0
+  for step in at:
+    process = spawn(args, root)
+    deadline = time.monotonic() + 60
+    while last_step(root) < step and process.poll() is None:
+      assert time.monotonic() < deadline
+      time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.1))
+    if process.poll() is None:
+      process.kill()
+      kills += 1
+    process.communicate()
+  assert kills == 10
+  last = spawn(args, root)
+  assert last.communicate()[1] == ''
+  assert last.returncode == 0
+  assert straight.communicate()[1] == ''
+  assert straight.returncode == 0
+  assert_equal(
+    final_state(tmp_path / 'straight'), final_state(root)
+  )
+  steps = steps_logged(root)
+  assert steps == sorted(set(steps))
+  assert steps == steps_logged(tmp_path / 'straight')
+  results = [
+    json.loads((folder / 'results.json').read_text())
+    for folder in (root, tmp_path / 'straight')
+  ]
+  assert results[0] == results[1]
+
+
+def test_sigterm_to_a_run_exits_75(tmp_path):
+  args = [f'--config.{name}={value}' for name, value in KILLED.items()]
+  process = spawn(args, tmp_path)
+  deadline = time.monotonic() + 60
+  while last_step(tmp_path) < 50:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  process.terminate()
+  message = process.communicate(timeout=60)[1]
+  assert process.returncode == 75
+  assert len(message.splitlines()) == 1
+  assert 'saved at step' in message
+
+
