@@ -1,0 +1,116 @@
+"""A run's folder as a trainer leaves it, with made-up contents."""
+
+import json
+
+import numpy as np
+
+CLASSES = ('T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal')
+CONCEPTS = ('clothes', 'dresses', 'shoes & more')
+
+
+def write(folder, *, classes=CLASSES, concepts=CONCEPTS, side=14, channels=1):
+  """Writes the files that a report reads."""
+  rng = np.random.default_rng(0)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'config.json').write_text(
+    json.dumps(
+      {
+        'job': 'train',
+        'seed': 0,
+        'batch_size': 128,
+        'total_epochs': 20,
+        'data': {
+          'name': 'fashion_mnist',
+          'kw': {},
+          'concepts': 'clothes=0,2,4 dresses=1,3 shoes=5',
+          'imbalance': '1.0,0.25,0.08',
+        },
+        'model': {'name': 'mlp', 'kw': {'widths': [256, 256]}},
+        'objective': {
+          'name': 'hro',
+          'kw': {'inner': 'wrm', 'gamma': 1.0, 'divergence': 'kl', 'tau': 0.1},
+        },
+        'optim': {'name': 'sgd', 'lr': 0.05, 'schedule': 'cosine'},
+      }
+    )
+  )
+  steps = np.arange(20, 1020, 20)
+  weights = np.exp(np.cumsum(rng.normal(0, 0.06, (50, len(concepts))), axis=0))
+  weights /= weights.sum(axis=1, keepdims=True)
+  with (folder / 'metrics.jsonl').open('w') as lines:
+    for i, step in enumerate(steps):
+      fall = np.exp(-step / 250)
+      line = {
+        'step': int(step),
+        'time': float(i),
+        'train/loss': 0.2 + 1.9 * fall + 0.05 * rng.random(),
+        'train/accuracy': 0.93 - 0.75 * fall + 0.02 * rng.random(),
+        'train/images_per_sec': 18_000 + 900 * rng.random(),
+        'train/learning_rate': 0.025 * (1 + np.cos(np.pi * step / 1000)),
+        'train/grad_norm': 1.5 * fall + 0.3 * rng.random(),
+        'train/transport_cost': 0.1 + 0.02 * rng.random(),
+      }
+      for k, concept in enumerate(concepts):
+        line[f'train/concept_weight/{concept}'] = weights[i, k]
+        line[f'train/concept_risk/{concept}'] = (0.2 + 0.1 * k) + fall
+      lines.write(json.dumps(line) + '\n')
+  numbers = {
+    'test/accuracy': 0.91,
+    'test/worst_concept_accuracy': 0.78,
+    'test/noise_accuracy': 0.83,
+    'test/blur_accuracy': 0.86,
+    'test/low_resolution_accuracy': 0.84,
+    'test/balanced_concept_accuracy': 0.87,
+    'test/reversed_mix_accuracy': 0.82,
+    'test/worst_mix_accuracy': 0.8,
+    'test/pgd20_accuracy': 0.41,
+    'train/accuracy': 0.95,
+    'transfer/digits/linear_probe_accuracy': 0.88,
+    'transfer/digits/svm_accuracy': 0.87,
+    'transfer/digits/knn_accuracy': 0.85,
+    'transfer/linear_probe_accuracy': 0.88,
+    'transfer/svm_accuracy': 0.87,
+    'transfer/knn_accuracy': 0.85,
+  }
+  for k, concept in enumerate(concepts):
+    numbers[f'test/accuracy/{concept}'] = 0.95 - 0.17 * k / len(concepts)
+  results, protocols = {'step': 1000}, {'config': 'abc'}
+  for name, value in numbers.items():
+    results |= {
+      name: value,
+      f'{name}.low': value - 0.021,
+      f'{name}.high': value + 0.019,
+    }
+    protocols[name] = (
+      'Gaussian noise of sigma 0.25 on test images in [0, 1], clipped to '
+      'them, one draw an example, top-1; n=2000, 95% Wilson interval.'
+    )
+  (folder / 'results.json').write_text(json.dumps(results))
+  (folder / 'protocols.json').write_text(json.dumps(protocols))
+  clean = rng.random((6, side, side, channels)).astype(np.float32)
+  grid = np.linspace(-1, 1, side)
+  for i in range(6):
+    blob = np.exp(-6 * (grid[:, None] ** 2 + (grid - 0.2 * i + 0.5) ** 2))
+    clean[i] = 0.15 * clean[i] + 0.8 * blob[:, :, None]
+  adv = clean + 0.06 * np.sign(rng.normal(size=clean.shape))
+  labels = np.arange(6) % len(classes)
+  map_labels = rng.integers(0, len(classes), 800)
+  centres = rng.normal(0, 3, (len(classes), 2))
+  np.savez_compressed(
+    folder / 'figures.npz',
+    **{
+      'figure/examples_clean': clean,
+      'figure/examples_adv': np.clip(adv, 0, 1).astype(np.float32),
+      'figure/examples_labels': labels,
+      'figure/examples_clean_preds': labels,
+      'figure/examples_adv_preds': (labels + 1) % len(classes),
+      'figure/examples_class_names': np.array(classes),
+      'figure/map': centres[map_labels] + rng.normal(0, 0.9, (800, 2)),
+      'figure/map_labels': map_labels,
+      'figure/map_class_names': np.array(classes),
+      'figure/map_explained': np.array([0.41, 0.22]),
+      'figure/concept_names': np.array(concepts),
+      'figure/concept_train_counts': 6000 // (1 + np.arange(len(concepts))),
+    },
+  )
+  return folder

@@ -1,0 +1,377 @@
+"""The page tells what the files hold, to anyone, and asks for nothing else."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from rrl_jax import report
+from rrl_jax.report import _figures
+from tests.report import run_folder
+
+FILES = (
+  'config.json',
+  'metrics.jsonl',
+  'results.json',
+  'protocols.json',
+  'figures.npz',
+)
+HOSTILE = (
+  '<script>alert(1)</script>',
+  '"><img src=x onerror=alert(1)>',
+  "' onmouseover='alert(1)",
+  '--><b>bold</b>',
+  r'$\frac{1}{$ {{ 7 * 7 }} {% raw %}',
+  'https://example.org/' + 'long' * 60,
+)
+TAGS = """
+  html head meta title link style body a header h1 h2 p code dl div dt dd nav
+  ul li main section table caption thead tbody tr th td small span i b figure
+  figcaption strong details summary pre img footer svg g path defs clippath
+  rect use text
+"""
+VOID = {'meta', 'link', 'img', 'br', 'path', 'use'}
+
+
+class Page(html.parser.HTMLParser):
+  """Elements with their attributes, and the text outside of styles."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.words, self._open = [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self._open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self._open.pop() == tag, f'{tag} closes another element'
+
+  def handle_data(self, data):
+    if 'style' not in self._open:
+      self.words.append(data)
+
+  @property
+  def text(self):
+    return ' '.join(' '.join(self.words).split())
+
+  def all(self, *tags):
+    return [attrs for tag, attrs in self.elements if tag in tags]
+
+
+def build(folder):
+  return report.build(folder).read_text('utf-8')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return run_folder.write(tmp_path_factory.mktemp('run'))
+
+
+@pytest.fixture(scope='module')
+def text(folder):
+  return build(folder)
+
+
+@pytest.fixture(scope='module')
+def hostile_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('hostile')
+  run_folder.write(folder, classes=HOSTILE, concepts=HOSTILE, channels=3)
+  config = json.loads((folder / 'config.json').read_text())
+  config['data']['name'] = HOSTILE[0]
+  config['data']['concepts'] = HOSTILE[1]
+  (folder / 'config.json').write_text(json.dumps(config))
+  protocols = json.loads((folder / 'protocols.json').read_text())
+  protocols['test/accuracy'] = HOSTILE[0]
+  (folder / 'protocols.json').write_text(json.dumps(protocols))
+  return folder
+
+
+def test_the_page_lies_in_the_folder_and_nothing_else_does(folder):
+  path = report.build(str(folder))
+  assert path == folder / 'report' / 'index.html'
+  assert [p.name for p in path.parent.iterdir()] == ['index.html']
+
+
+def test_the_same_files_give_the_same_page(text, tmp_path):
+  assert build(run_folder.write(tmp_path)) == text
+
+
+def test_numbers_intervals_and_protocols_stand_in_the_page(text):
+  page = Page(text)
+  for words in (
+    'HRO on fashion_mnist',
+    '78.0 % 75.9 to 79.9 %',
+    'Gaussian noise of sigma 0.25 on test images',
+    'PGD-20 accuracy',
+    'digits: linear probe accuracy',
+    'shoes & more',
+    'kNN accuracy',
+    'test/worst_concept_accuracy',
+    'From 1.987 at step 20 to',
+    '800 test images of 6 classes',
+    'difference times 8.3 around grey',
+    'seen as coat, after the attack as sandal',
+    'gamma 1, divergence kl',
+    'Evaluated at step 1,000',
+  ):
+    assert words in page.text.replace('\N{NO-BREAK SPACE}', ' '), words
+  assert 'Left out' not in page.text
+  assert len(page.all('img')) == 18
+  assert len(page.all('svg')) == 9
+
+
+def test_concepts_come_with_the_worst_first(text):
+  rows = re.findall(
+    r'<th scope="row">([^<]*)</th>\n<td class="n">[\d,]+<', text
+  )
+  assert rows == ['shoes &amp; more', 'dresses', 'clothes']
+
+
+@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize('state', ['missing', 'broken'])
+def test_a_file_that_is_not_there_leaves_its_section_out(
+  folder, tmp_path, file, state
+):
+  shutil.copytree(folder, tmp_path / 'run')
+  if state == 'missing':
+    (tmp_path / 'run' / file).unlink()
+  else:
+    (tmp_path / 'run' / file).write_bytes(b'{"truncated": ')
+  page = Page(build(tmp_path / 'run'))
+  reason = f'{file} is missing' if state == 'missing' else f'{file} '
+  gaps = re.findall(r'[Ll]eft out: ([^.]*\.\w+ [^.]*)\.', page.text)
+  assert gaps
+  assert all(gap.startswith(reason) for gap in gaps)
+  assert ('PGD-20' in page.text) == (file != 'results.json')
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
+  page = Page(build(tmp_path))
+  assert page.text.count('is missing') == 7
+  assert tmp_path.name in page.text
+
+
+def test_files_of_the_wrong_kind_are_named(tmp_path):
+  run_folder.write(tmp_path)
+  (tmp_path / 'results.json').write_text('[1, 2]')
+  (tmp_path / 'metrics.jsonl').write_text('{"step": "no"}\nnot json\n[]\n')
+  np.savez(tmp_path / 'figures.npz', **{'figure/map': np.zeros((3, 4))})
+  page = Page(build(tmp_path))
+  assert 'results.json holds no object' in page.text
+  assert 'metrics.jsonl holds no step' in page.text
+  assert 'figures.npz holds no figure/map' in page.text
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+  run_folder.write(tmp_path)
+  np.savez(tmp_path / 'figures.npz', **{'figure/map': np.array([{}], object)})
+  assert (
+    'figures.npz cannot be read (Object arrays' in Page(build(tmp_path)).text
+  )
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path):
+  run_folder.write(tmp_path)
+  lines = [
+    {'step': 10, 'train/loss': None, 'train/accuracy': 0.5},
+    {'step': 20, 'train/loss': float('nan'), 'train/accuracy': 0.6},
+  ]
+  text = '\n'.join(json.dumps(line) for line in lines) + '\n{"step": 30, "tr'
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  results = {'test/accuracy': None, 'test/accuracy.low': 0, 'x': 'y'}
+  (tmp_path / 'results.json').write_text(json.dumps(results))
+  page = Page(build(tmp_path))
+  assert 'Training loss' not in page.text
+  assert 'From 0.5 at step 10 to 0.6 at step 20' in page.text
+  assert 'results.json holds no number' in page.text
+
+
+def test_hostile_strings_stay_text(hostile_folder):
+  text = build(hostile_folder)
+  page = Page(text)
+  assert {tag for tag, _ in page.elements} <= set(TAGS.split())
+  for tag, attrs in page.elements:
+    assert not [a for a in attrs if a.startswith('on')], tag
+    assert attrs.get('src', 'data:').startswith('data:image/png;base64,') or (
+      'src' not in attrs
+    )
+  bold = [attrs for tag, attrs in page.elements if tag == 'b']
+  assert all('style' in attrs for attrs in bold)  # The page's own ticks.
+  for name in HOSTILE:
+    assert ' '.join(name.split()) in page.text
+
+
+def test_the_page_refers_to_nothing_outside(text, hostile_folder):
+  for page in (Page(text), Page(build(hostile_folder))):
+    (policy,) = [
+      a['content']
+      for a in page.all('meta')
+      if a.get('http-equiv') == 'Content-Security-Policy'
+    ]
+    assert policy.startswith("default-src 'none'")
+    assert 'script' not in policy
+    for _, attrs in page.elements:
+      for name in ('href', 'src', 'xlink:href', 'action', 'srcset'):
+        value = attrs.get(name, '#')
+        assert value.startswith(('#', 'data:')), value
+      assert 'url(' not in re.sub(r'url\(#', '', attrs.get('style', ''))
+  style = text[text.index('<style>') : text.index('</style>')]
+  assert 'url(' not in style
+  assert '@import' not in style
+
+
+def test_the_page_serves_readers_who_do_not_see_it(text):
+  page = Page(text)
+  assert page.all('html')[0]['lang'] == 'en'
+  assert page.all('a')[0] == {'class': 'skip', 'href': '#main'}
+  ids = [attrs['id'] for _, attrs in page.elements if 'id' in attrs]
+  assert len(ids) == len(set(ids))
+  for attrs in page.all('a', 'use'):
+    target = attrs.get('href') or attrs.get('xlink:href')
+    assert target[1:] in ids, target
+  for attrs in page.all('section'):
+    assert attrs['aria-labelledby'] in ids
+  assert all(attrs['alt'] for attrs in page.all('img'))
+  for attrs in page.all('svg'):
+    assert attrs['role'] == 'img'
+    assert attrs['aria-label']
+  assert all('scope' in attrs for attrs in page.all('th'))
+  levels = [int(tag[1]) for tag, _ in page.elements if tag in ('h1', 'h2')]
+  assert levels == [1] + [2] * 7
+
+
+def test_figures_take_their_colours_from_the_page(text):
+  drawings = re.findall(r'<svg.*?</svg>', text, flags=re.S)
+  assert drawings
+  for drawing in drawings:
+    colours = set(re.findall(r'(?:fill|stroke): ([^;"]+)', drawing))
+    assert colours <= {'none', 'currentColor'} | {
+      f'var(--{name})'
+      for name in ['rule', 'muted', *(f'c{k}' for k in range(8))]
+    }
+
+
+@pytest.mark.parametrize(
+  ('values', 'want'),
+  [
+    ([0.9, 0.5, 0.1], [0.9, 0.5, 0.1]),
+    ([0.5, 0.5, 0.5], [0.5, 0.4, 0.3]),
+    ([0.05, 0.04, 0.0], [0.2, 0.1, 0.0]),
+  ],
+)
+def test_labels_do_not_overlap(values, want):
+  np.testing.assert_allclose(
+    _figures._spread(values, 0.1, 0.0, 1.0), want, atol=1e-12
+  )
+
+
+def test_long_curves_are_averaged():
+  steps, values = _figures._thin(np.arange(1000.0), np.arange(1000.0) % 2)
+  assert len(steps) == 250
+  np.testing.assert_allclose(values, 0.5)
+  np.testing.assert_allclose(steps[0], 1.5)
+
+
+def test_many_concepts_are_drawn_in_part_and_tabled_in_full(tmp_path):
+  run_folder.write(tmp_path, concepts=tuple(f'concept {k}' for k in range(70)))
+  page = Page(build(tmp_path))
+  assert '58 more concepts are in the table only' in page.text
+  assert '10 more concepts stand in results.json' in page.text
+
+
+CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
+
+
+def browse(page, tmp_path, *flags):
+  return subprocess.run(
+    [
+      CHROMIUM,
+      '--headless',
+      '--no-sandbox',
+      '--disable-gpu',
+      '--disable-background-networking',
+      '--disable-sync',
+      '--disable-component-update',
+      '--no-first-run',
+      '--enable-logging=stderr',
+      f'--user-data-dir={tmp_path / "profile"}',
+      *flags,
+      page.as_uri(),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+
+
+@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
+@pytest.mark.parametrize('which', ['folder', 'hostile_folder'])
+def test_a_phone_shows_the_page_without_sideways_scrolling(
+  which, request, tmp_path
+):
+  # Frames as narrow as phones, since a window cannot be; everything unfolded.
+  frame = tmp_path / 'frames.html'
+  frame.write_text(
+    """<!doctype html><title>none</title><body><script>
+    const found = [];
+    for (const width of [320, 390, 800]) {
+      const frame = document.createElement('iframe');
+      frame.style.width = `${width}px`;
+      frame.style.height = '800px';
+      frame.srcdoc = PAGE;
+      frame.onload = () => {
+        const page = frame.contentDocument;
+        for (const d of page.querySelectorAll('details')) d.open = true;
+        const root = page.documentElement;
+        const wide = [...page.querySelectorAll('body *')].filter(
+          (e) => e.getBoundingClientRect().right > root.clientWidth + 1);
+        found.push([root.clientWidth, root.scrollWidth, root.scrollHeight,
+          wide.slice(0, 5).map((e) => e.tagName + e.textContent.slice(0, 30))]);
+        document.title = JSON.stringify(found);
+      };
+      document.body.append(frame);
+    }
+    </script>""".replace(
+      'PAGE',
+      json.dumps(build(request.getfixturevalue(which))).replace('<', '\\u003c'),
+    ),
+    encoding='utf-8',
+  )
+  shown = browse(frame, tmp_path, '--virtual-time-budget=9000', '--dump-dom')
+  found = json.loads(re.search('<title>(.*)</title>', shown.stdout).group(1))
+  assert len(found) == 3
+  for width, scroll_width, height, wide in found:
+    assert 300 <= width <= 800
+    assert scroll_width <= width, wide
+    assert height > 2000
+
+
+@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
+def test_a_browser_renders_the_page_and_refuses_nothing(folder, tmp_path):
+  from PIL import Image
+
+  shot = tmp_path / 'shot.png'
+  found = browse(
+    report.build(folder),
+    tmp_path,
+    '--window-size=390,2400',
+    f'--screenshot={shot}',
+  )
+  # The policy would make the browser refuse, and say so, any request.
+  assert 'Refused' not in found.stderr
+  assert 'violates' not in found.stderr
+  assert 'CONSOLE' not in found.stderr
+  pixels = np.asarray(Image.open(shot).convert('L'))
+  assert pixels.shape == (2400, 390)
+  assert np.mean(pixels < 128) > 0.01
