@@ -40,7 +40,7 @@ def get_config(arg: str | None = None):
   config.objective.name = 'hro'
   config.objective.kw = {
     'inner': 'wrm',  # none, wrm, sinkhorn.
-    'gamma': 3.0,  # Price of 1/2 |z - x|^2; larger moves images less.
+    'gamma': 1.0,  # Price of 1/2 |z - x|^2; larger moves images less.
     'radius': common.optional(float),  # Mean 1/2 |z - x|^2 to hold instead.
     'radius_rate': 0.05,
     'inner_steps': 1,
@@ -101,6 +101,7 @@ def _fashion_mnist(config):
   config.model.kw.widths = (256, 128)
   config.batch_size = 256
   config.total_steps = 2000
+  config.objective.kw.gamma = 3.0
   _small_images(config, epsilon=0.05)
   config.transfer = {
     'unseen_classes': {'classes': '2,4,6'},
