@@ -127,58 +127,84 @@ def ball_noise(keys: jax.Array, like: jax.Array, norm: str) -> jax.Array:
   return jax.vmap(draw)(keys)
 
 
-def steepest(
-  grads: jax.Array,
-  *,
-  size: jax.Array,
-  norm: str,
-  room: tuple[jax.Array, jax.Array],
-) -> jax.Array:
-  """The step of a given length that raises the linearised loss most.
-
-  linf: the sign; l2: the unit gradient; both zero where the gradient is. l1:
-  coordinates in the order of their gradient, each as far as the box lets it,
-  until the length is used up; near-equal ones share what is left. (A dense
-  step along the gradient wastes an l1 budget on coordinates that the
-  projection sets back to zero.)
+def steepest(grads: jax.Array, *, size: jax.Array, norm: str) -> jax.Array:
+  """The linf or l2 step of a length that raises the linearised loss most.
 
   Args:
     grads: Gradients, ``[B, ...]``.
     size: Length of the step in the norm, broadcastable.
-    norm: One of linf, l2, l1.
-    room: How far each coordinate may still go down (non-positive) and up.
+    norm: linf (the sign) or l2 (the unit gradient).
 
   Returns:
-    The step, shape of ``grads``.
+    The step, shape of ``grads``; zero where the gradient is.
   """
   if norm == 'linf':
     return size * jnp.sign(grads)
   axes = tuple(range(1, grads.ndim))
-  if norm == 'l2':
-    length = safe_norm(grads, axis=axes, keepdims=True)
-    return size * (grads / jnp.where(length > 0, length, 1))
-  down, up = room
-  reach = jnp.where(grads > 0, up, -down)
-  reach = jnp.clip(reach, 0, size)  # Finite without a box.
-  slope = jnp.where(reach > 0, jnp.abs(grads), 0)
+  length = safe_norm(grads, axis=axes, keepdims=True)
+  return size * (grads / jnp.where(length > 0, length, 1))
 
-  def taken(level):
-    used = jnp.where(slope > level, reach, 0)
-    return jnp.sum(used, axis=axes, keepdims=True)
 
-  def halve(_, bracket):  # Above the high end everything fits.
+def steepest_l1(
+  delta: jax.Array,
+  grads: jax.Array,
+  *,
+  size: jax.Array,
+  radius: jax.Array,
+  down: jax.Array,
+  up: jax.Array,
+) -> jax.Array:
+  """The perturbation after a steepest l1 step inside ball and box.
+
+  Spends ``size`` on the coordinates of largest gradient, each as far as the
+  box lets it, then gives back what exceeds the ball where it is worth least
+  to the linearised loss. Both are linear programs solved by order, so that
+  the optimum of a linear loss is a fixed point. (A Euclidean projection would
+  take from all coordinates alike, and a dense step along the gradient spends
+  the budget on coordinates that the projection sets back.)
+
+  Args:
+    delta: Perturbation inside ball and box, ``[B, ...]``.
+    grads: Gradients, same shape.
+    size: Length of the step, broadcastable.
+    radius: Radius of the ball, broadcastable.
+    down: Least perturbation of each coordinate, not positive.
+    up: Greatest, not negative.
+
+  Returns:
+    The next perturbation.
+  """
+  axes = tuple(range(1, grads.ndim))
+  reach = jnp.where(grads > 0, up - delta, delta - down)
+  reach = jnp.where(grads == 0, 0, jnp.clip(reach, 0, size))
+  move = _fill(jnp.abs(grads), reach, size, axes)
+  delta = delta + jnp.sign(grads) * move
+  sign, mass = jnp.sign(delta), jnp.abs(delta)
+  return jnp.clip(sign * _fill(grads * sign, mass, radius, axes), down, up)
+
+
+def _fill(values, capacities, total, axes):
+  """Takes a total from capacities in descending order of their values.
+
+  By bisection of the value at which the total is reached: far cheaper than a
+  sort. Near-equal values at that level share what is left.
+  """
+  spread = jnp.max(jnp.abs(values), axis=axes, keepdims=True)
+
+  def halve(_, bracket):  # All above the high end fits.
     low, high = bracket
     middle = (low + high) / 2
-    fits = taken(middle) <= size
+    above = jnp.where(values > middle, capacities, 0)
+    fits = jnp.sum(above, axis=axes, keepdims=True) <= total
     return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
-  high = jnp.max(slope, axis=axes, keepdims=True)
+  info = jnp.finfo(values.dtype)
   low, high = jax.lax.fori_loop(
-    0, jnp.finfo(grads.dtype).nmant + 3, halve, (jnp.zeros_like(high), high)
+    0, info.nmant + 4, halve, (-2 * spread - info.tiny, spread)
   )
-  first = jnp.where(slope > high, reach, 0)
-  margin = jnp.where((slope > low) & (slope <= high), reach, 0)
-  left = size - jnp.sum(first, axis=axes, keepdims=True)
-  width = jnp.sum(margin, axis=axes, keepdims=True)
+  first = jnp.where(values > high, capacities, 0)
+  last = jnp.where((values > low) & (values <= high), capacities, 0)
+  left = total - jnp.sum(first, axis=axes, keepdims=True)
+  width = jnp.sum(last, axis=axes, keepdims=True)
   share = jnp.clip(left / jnp.where(width > 0, width, 1), 0, 1)
-  return jnp.sign(grads) * (first + share * margin)
+  return first + share * last

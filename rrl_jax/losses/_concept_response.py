@@ -168,11 +168,9 @@ def concept_best_response_in_ball(
 
   # The response is a function of risks / temperature alone, so that the
   # bracket has to follow the spread of the risks.
-  spread = jnp.max(risks_) - jnp.min(risks_)
-  tiny = jnp.asarray(jnp.finfo(dtype).tiny, dtype)
-  middle = jnp.log(jnp.maximum(spread, 1e6 * tiny))
-  low = middle - 30.0 * jnp.log(jnp.asarray(2, dtype))
-  high = middle + 30.0 * jnp.log(jnp.asarray(2, dtype))
+  spread = jnp.clip(jnp.max(risks_) - jnp.min(risks_), 1e-28, 1e28)
+  octaves = 30 * jnp.log(jnp.asarray(2, dtype))
+  low, high = jnp.log(spread) - octaves, jnp.log(spread) + octaves
 
   def halve(_, bracket):
     low, high = bracket
@@ -368,7 +366,10 @@ def _tail(risks, prior, level):
     jnp.where(risks[:, None] == risks[None, :], prior[:, None], 0), axis=0
   )
   # Ties share what the concepts above them leave.
-  filled = jnp.clip((level - above) / jnp.where(beside > 0, beside, 1), 0, 1)
+  left = level - above
+  partial = (left > 0) & (left < beside)
+  share = jnp.where(partial, left, 1) / jnp.where(partial, beside, 1)
+  filled = jnp.where(left > 0, share, 0)
   return _simplex.normalize(prior * filled)
 
 

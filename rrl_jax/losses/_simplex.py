@@ -43,7 +43,8 @@ def scaled_gap(
     Values in ``[-depth, 0]`` where the mask holds.
   """
   top = jnp.max(scores, axis=0, keepdims=True, initial=-jnp.inf, where=where)
-  gap = jnp.minimum(scores - jax.lax.stop_gradient(top), 0)
+  gap = scores - jax.lax.stop_gradient(top)
+  gap = jnp.where(gap > 0, 0, gap)  # Only where the mask does not hold.
   return jnp.maximum(gap, -depth * scale) / scale
 
 
