@@ -51,6 +51,7 @@ def get_config(arg: str | None = None):
       'HRO': ((gamma, (1.0, 3.0, 10.0)), (temperature, (0.03, 0.3))),
     },
     'tuning_seeds': (100, 101, 102),
+    'tuning_evals': ('remix',),  # All that tuning runs look at.
     'validation': 0.2,
     'select': 'test/balanced_concept_accuracy',
     'baseline': 'balanced_ERM',

@@ -30,7 +30,7 @@ def run(
 
   Args:
     config: A config with a ``study``: methods, grids, seeds, tuning_seeds,
-      validation, select, baseline, metrics.
+      tuning_evals, validation, select, baseline, metrics.
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -105,7 +105,9 @@ def _tune(study, name, method, points, root):
     for seed in study.tuning_seeds:
       config = _changed(method, point, seed)
       config.data.validation = study.validation
-      config.evals = {'accuracy': config.evals.accuracy.to_dict()}
+      config.evals = {
+        name: config.evals[name].to_dict() for name in study.tuning_evals
+      }
       config.transfer = {}
       results = _run(config, root / 'tuning' / name / str(i), seed)
       found.append(results[study.select])
