@@ -135,7 +135,7 @@ def proportion(correct: int, total: int, protocol: str) -> Measurement:
     float(correct) / float(total),
     float(low),
     float(high),
-    f'{protocol}; n={int(total)}, 95% Wilson interval.',
+    _sentence(f'{protocol}; n={int(total)}, 95% Wilson interval'),
   )
 
 
@@ -159,8 +159,10 @@ def minimum(correct: ArrayLike, total: ArrayLike, protocol: str) -> Measurement:
     float(np.min(correct / total)),
     float(np.min(low)),
     float(np.min(high)),
-    f'{protocol}; minimum over {correct.size}, n={int(np.min(total))} or more '
-    f'in each, 95% simultaneous (Bonferroni) Wilson interval.',
+    _sentence(
+      f'{protocol}; minimum over {correct.size}, n={int(np.min(total))} or '
+      'more in each, 95% simultaneous (Bonferroni) Wilson interval'
+    ),
   )
 
 
@@ -185,8 +187,10 @@ def weighted_mean(
     float(np.sum(np.asarray(weights) * values)),
     low,
     high,
-    f'{protocol}; n={int(np.sum(total))} in {correct.size} parts, '
-    '95% MOVER interval of their Wilson intervals.',
+    _sentence(
+      f'{protocol}; n={int(np.sum(total))} in {correct.size} parts, '
+      '95% MOVER interval of their Wilson intervals'
+    ),
   )
 
 
@@ -208,6 +212,13 @@ def mean(parts: Sequence[Measurement], protocol: str) -> Measurement:
     float(np.mean(values)),
     low,
     high,
-    f'{protocol}; mean over {len(parts)} '
-    f'task{"s" if len(parts) > 1 else ""}, 95% MOVER interval.',
+    _sentence(
+      f'{protocol}; mean over {len(parts)} '
+      f'task{"s" if len(parts) > 1 else ""}, 95% MOVER interval'
+    ),
   )
+
+
+def _sentence(words):
+  """With a capital first and a full stop last."""
+  return f'{words[:1].upper()}{words[1:]}.'

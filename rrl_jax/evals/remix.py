@@ -84,7 +84,7 @@ def evaluate(
     'test/worst_mix_accuracy',
     Measurement(
       *values,
-      'test concepts in the worst mix within total variation '
+      'Test concepts in the worst mix within total variation '
       f'{total_variation:g} of the training mix, exact; n={int(total.sum())} '
       f'in {len(total)} concepts, 95% simultaneous (Bonferroni) Wilson '
       'interval.',

@@ -57,7 +57,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   protocols, no_protocols = _files.read_json(workdir / 'protocols.json')
   arrays, no_arrays = _files.read_arrays(workdir / 'figures.npz')
   measured = _measurements(results, protocols)
-  curves = _figures.curves(metrics)
+  curves, constant = _figures.curves(metrics)
   weights = _figures.concept_lines(
     metrics,
     'train/concept_weight/',
@@ -83,7 +83,9 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     'results_gap': no_results or _gap(measured, 'results.json', 'number'),
     'protocols_gap': no_protocols,
     'curves': curves,
-    'curves_gap': no_metrics or _gap(curves, 'metrics.jsonl', 'curve'),
+    'constant': constant,
+    'curves_gap': no_metrics
+    or _gap(curves or constant, 'metrics.jsonl', 'curve'),
     'concept_figures': [figure for figure in (weights, risks) if figure],
     'concept_figures_gap': no_metrics
     or _gap(weights, 'metrics.jsonl', 'train/concept_weight/... value'),

@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 import matplotlib
+from matplotlib import ticker
 from matplotlib.backends import backend_svg
 from matplotlib.figure import Figure
 import numpy as np
@@ -43,14 +44,17 @@ _CURVES = {  # Metric -> (title, axis), in the order they are shown.
 }
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def curves(
+  metrics: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], str]:
   """A figure for each scalar that was logged.
 
   Args:
     metrics: Lines of metrics.jsonl by step.
 
   Returns:
-    ``{'title', 'svg', 'text'}`` of each figure.
+    ``{'title', 'svg', 'text'}`` of each figure, and a sentence on those that
+    never changed, or ''.
   """
   names = {name: None for line in metrics for name in line}
   names = [
@@ -61,19 +65,20 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   ]
   known = list(_CURVES)
   names.sort(key=lambda n: (known.index(n) if n in known else len(known), n))
-  figures = []
+  figures, constant = [], []
   for name in names:
     steps, values = _series(metrics, name)
     if len(steps) == 0:
       continue
-    fallback = name.replace('/', ': ', 1).replace('_', ' ')
-    title, axis = _CURVES.get(name, (fallback, ''))
+    title, axis = _CURVES.get(name, (_words(name), ''))
+    if len(steps) > 1 and values.min() == values.max():
+      constant.append(f'{title.lower()} {_number(values[0])}')
+      continue
 
-    def draw(ax, steps=steps, values=values, axis=axis):
+    def draw(ax, steps=steps, values=values, axis=axis, name=name):
       ax.plot(*_thin(steps, values), color=_COLORS[0], marker=_dot(steps))
       ax.set(xlabel='step', ylabel=axis)
-      if values.min() >= 0:
-        ax.set_ylim(bottom=0)
+      _scale(ax, values, name)
 
     figures.append(
       {
@@ -84,7 +89,14 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         'svg': _svg(draw, f'curve{len(figures)}', f'{title} by step'),
       }
     )
-  return figures
+  said = f'Never changed: {", ".join(constant)}.' if constant else ''
+  return figures, said
+
+
+def _words(name):
+  """'train/step_scale' -> 'Step scale', 'test/loss' -> 'Test loss'."""
+  words = name.removeprefix('train/').replace('/', ' ').replace('_', ' ')
+  return words[:1].upper() + words[1:]
 
 
 def concept_lines(
@@ -123,14 +135,16 @@ def concept_lines(
         marker=_dot(steps),
       )
     ax.set(xlabel='step')
-    ax.set_ylim(bottom=0)
-    low, high = ax.get_ylim()
-    ends = [values[-1] for _, _, values in shown]
-    places = _spread(ends, (high - low) * 0.072, low, high)
+    _scale(ax, np.concatenate([v for _, _, v in shown]), prefix)
+    # Heights of the lines' ends in the axes, also on a logarithmic one.
+    ends = [ax.transData.transform((0, v[-1]))[1] for _, _, v in shown]
+    low, high = ax.transAxes.transform([(0, 0), (0, 1)])[:, 1]
+    ends = [(end - low) / (high - low) for end in ends]
+    places = _spread(ends, 0.072, 0.0, 1.0)
     for k, ((name, _, _), place) in enumerate(zip(shown, places, strict=True)):
       ax.annotate(
         _short(name, 15),
-        (1.02, (place - low) / (high - low)),
+        (1.02, place),
         xycoords='axes fraction',
         color=_COLORS[k % _NUM_COLORS],
         va='center',
@@ -162,7 +176,7 @@ def feature_map(
     arrays: Contents of figures.npz.
 
   Returns:
-    ``({'svg', 'text', 'legend'}, '')``, or ``(None, what is missing)``.
+    ``({'svg', 'text'}, '')``, or ``(None, what is missing)``.
   """
   points, labels = arrays.get('figure/map'), arrays.get('figure/map_labels')
   if points is None or labels is None:
@@ -177,6 +191,7 @@ def feature_map(
   explained = arrays.get('figure/map_explained', np.zeros(2))
 
   def draw(ax):
+    texts = []
     for i, k in enumerate(classes):
       members = points[labels == k]
       ax.plot(
@@ -192,14 +207,16 @@ def feature_map(
     if len(classes) <= _MAX_LABELS:
       for i, k in enumerate(classes):
         middle = np.median(points[labels == k], axis=0)
-        ax.annotate(
-          _short(name_of(k), 14),
-          middle,
-          ha='center',
-          va='center',
-          color=_INK,
-          weight='bold',
-          gid=f'halo{i}',
+        texts.append(
+          ax.text(
+            *middle,
+            _short(name_of(k), 14),
+            ha='center',
+            va='center',
+            color=_INK,
+            weight='bold',
+            gid=f'halo{i}',
+          )
         )
     for side, share in zip('xy', explained, strict=False):
       number = 1 if side == 'x' else 2
@@ -207,6 +224,7 @@ def feature_map(
     ax.grid(visible=False)
     ax.set(xticks=[], yticks=[])
     ax.set_aspect('equal', adjustable='datalim')
+    _part(ax, texts)
 
   return {
     'svg': _svg(
@@ -300,6 +318,51 @@ def _thin(steps, values):
   )
 
 
+def _part(ax, texts):
+  """Moves overlapping texts apart, up and down."""
+  ax.figure.draw_without_rendering()  # Sets limits and sizes.
+  boxes = [text.get_window_extent() for text in texts]
+  centres = np.array([((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2) for b in boxes])
+  sizes = np.array([(b.width, 0.9 * b.height) for b in boxes])
+  for _ in range(100):
+    moved = False
+    for i in range(len(boxes)):
+      for j in range(i):
+        between = centres[i] - centres[j]
+        overlap = (sizes[i] + sizes[j]) / 2 - np.abs(between)
+        if np.all(overlap > 0.5):
+          push = overlap[1] / 2 * (1 if between[1] >= 0 else -1)
+          centres[i, 1] += push
+          centres[j, 1] -= push
+          moved = True
+    if not moved:
+      break
+  for text, place in zip(texts, centres, strict=True):
+    text.set_position(ax.transData.inverted().transform(place))
+
+
+def _tick(value, position=None):
+  """A number of an axis: 250, 12k, 1.5M."""
+  del position
+  if abs(value) >= 1e6:
+    return f'{value / 1e6:g}M'
+  if abs(value) >= 1e4:
+    return f'{value / 1e3:g}k'
+  return f'{value:g}'
+
+
+def _scale(ax, values, name):
+  """From zero, or logarithmic where a curve falls by orders."""
+  falls = any(word in name for word in ('loss', 'risk', 'cost', 'norm'))
+  if falls and values.min() > 0 and values.max() > 100 * values.min():
+    ax.set_yscale('log')
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
+  elif values.min() >= 0:
+    ax.set_ylim(bottom=0)
+  ax.yaxis.set_major_formatter(_tick)
+  ax.xaxis.set_major_formatter(_tick)
+
+
 def _number(value):
   return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'
 
@@ -350,8 +413,6 @@ def _svg(
       'axes.spines.right': False,
       'axes.grid': True,
       'axes.axisbelow': True,
-      'axes.formatter.limits': (-4, 5),
-      'axes.formatter.use_mathtext': False,
       'grid.color': _RULE,
       'grid.linewidth': 0.7,
       'lines.linewidth': 1.6,

@@ -83,7 +83,7 @@ def test_mean_of_one_task_is_that_task_and_of_equals_is_narrower():
 
 def test_protocols_are_one_sentence_with_the_counts():
   found = lib.proportion(7, 9, 'clean test images')
-  assert found.protocol == 'clean test images; n=9, 95% Wilson interval.'
+  assert found.protocol == 'Clean test images; n=9, 95% Wilson interval.'
   assert 'n=9 or more' in lib.minimum([7, 9], [9, 12], 'x').protocol
   assert '2 tasks' in lib.mean([found, found], 'x').protocol
 

@@ -269,7 +269,7 @@ def test_figures_take_their_colours_from_the_page(text):
     ([0.05, 0.04, 0.0], [0.2, 0.1, 0.0]),
   ],
 )
-def test_labels_do_not_overlap(values, want):
+def test_labels_of_lines_do_not_overlap(values, want):
   np.testing.assert_allclose(
     _figures._spread(values, 0.1, 0.0, 1.0), want, atol=1e-12
   )
@@ -280,6 +280,42 @@ def test_long_curves_are_averaged():
   assert len(steps) == 250
   np.testing.assert_allclose(values, 0.5)
   np.testing.assert_allclose(steps[0], 1.5)
+
+
+def test_texts_of_the_map_do_not_overlap():
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure()
+  FigureCanvasAgg(figure)
+  ax = figure.add_subplot()
+  texts = [ax.text(0.5, 0.5 + 0.001 * k, f'class {k}') for k in range(4)]
+  _figures._part(ax, texts)
+  boxes = [text.get_window_extent() for text in texts]
+  heights = np.sort([box.y0 for box in boxes])
+  assert np.diff(heights).min() >= 0.85 * boxes[0].height
+
+
+def test_a_curve_that_falls_by_orders_is_logarithmic_and_a_flat_one_no_curve():
+  metrics = [
+    {'step': k, 'train/loss': 10.0**-k, 'train/gamma': 3.0, 'train/accuracy': k}
+    for k in range(5)
+  ]
+  found, constant = _figures.curves(metrics)
+  assert [f['title'] for f in found] == [
+    'Training loss',
+    'Accuracy on training batches',
+  ]
+  assert '>0.001<' in found[0]['svg']
+  assert constant == 'Never changed: price of transport 3.'
+
+
+@pytest.mark.parametrize(
+  ('value', 'want'),
+  [(0.1 + 0.2, '0.3'), (9000, '9000'), (12500, '12.5k'), (2.5e6, '2.5M')],
+)
+def test_ticks_are_short(value, want):
+  assert _figures._tick(value) == want
 
 
 def test_many_concepts_are_drawn_in_part_and_tabled_in_full(tmp_path):
