@@ -19,7 +19,9 @@ Exit codes:
 import importlib.util
 import os
 import pathlib
+import platform
 import sys
+import zlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -206,11 +208,24 @@ def _set_up_jax():
       heartbeat_timeout_seconds=10,
     )
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    cache = pathlib.Path(
-      os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')
-    )
-    jax.config.update('jax_compilation_cache_dir', str(cache / 'rrl_jax'))
+    jax.config.update('jax_compilation_cache_dir', str(_cache_folder()))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def _cache_folder():
+  """Where compiled programs stay: one folder a kind of processor.
+
+  Programs for the CPU use whatever instructions it has, and a home folder may
+  be shared by machines that have others.
+  """
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    flags_line = next(line for line in lines if line.startswith('flags'))
+  except (OSError, StopIteration):
+    flags_line = platform.processor()
+  kind = f'{platform.machine()}-{zlib.crc32(flags_line.encode()):08x}'
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(home, 'rrl_jax', kind)
 
 
 def _default_workdir():

@@ -198,8 +198,10 @@ SETTINGS = [
     ('none', 'kl', 'l2', 'ot', 'cvar', 'chi2'),
     ('best_response', 'ascent'),
   )
-  if update == 'best_response' or divergence in ('kl', 'l2')
+  if (update == 'best_response' or divergence in ('kl', 'l2'))
+  and (inner != 'sinkhorn' or (divergence, update) == ('kl', 'best_response'))
 ] + [
+  {'inner': 'sinkhorn', 'divergence': 'none'},
   {'divergence': 'ot', 'cost_epsilon': 0.5},
   {
     'divergence': 'ot',

@@ -1,0 +1,1 @@
+"""Costs, printed as ratios within one run."""

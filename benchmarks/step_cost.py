@@ -1,0 +1,59 @@
+"""FLOPs of a compiled HRO training step over those of ERM, on ResNet-18.
+
+  python -m benchmarks.step_cost
+
+The floor: a training step is a forward pass, a gradient to the inputs of each
+layer and one to its weights, three passes of about equal cost. The example
+level adds a forward pass and a gradient to the inputs: 5 passes for 3. The
+concept level adds arithmetic on one number an example: none. The first layer
+needs no gradient to its input in training, but does under attack, so that the
+ratio may lie a little above 5/3.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+
+from configs import hro
+from rrl_jax.train import experiment
+
+FLOOR = {'erm': 1.0, 'cl': 1.0, 'el': 5 / 3, 'hro': 5 / 3}
+LIMIT = {'erm': 1.0, 'cl': 1.02, 'el': 1.70, 'hro': 1.72}
+
+
+def flops(variant: str, batch_size: int) -> float:
+  """FLOPs of one compiled training step at CIFAR size."""
+  config = hro.get_config(f'{variant},cifar10')
+  config.data.name = 'mock'
+  config.data.kw = {'num_classes': 10, 'image_shape': (32, 32, 3)}
+  config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
+  config.batch_size = batch_size
+  config.mesh.data = 1
+  built = experiment.build(config)
+  state = jax.eval_shape(built.init, jax.random.key(0))
+  batch = experiment.abstract_batch(batch_size, (32, 32, 3))
+  batch['image'] = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.uint8)
+  compiled = jax.jit(built.step, donate_argnums=0).lower(state, batch).compile()
+  return compiled.cost_analysis()['flops']
+
+
+def main():
+  """Prints a table; exits 1 if a ratio is above its limit."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--batch_size', type=int, default=32)
+  batch_size = parser.parse_args().batch_size
+  counts = {variant: flops(variant, batch_size) for variant in FLOOR}
+  print(f'ResNet-18, {batch_size} images of 32x32x3, one inner step')
+  print('step   GFLOPs   over ERM   floor   limit')
+  for variant, count in counts.items():
+    print(
+      f'{variant:4} {count / 1e9:8.2f} {count / counts["erm"]:10.3f}'
+      f' {FLOOR[variant]:7.3f} {LIMIT[variant]:7.2f}'
+    )
+  over = [v for v in FLOOR if counts[v] > LIMIT[v] * counts['erm']]
+  raise SystemExit(f'above the limit: {", ".join(over)}' if over else 0)
+
+
+if __name__ == '__main__':
+  main()
