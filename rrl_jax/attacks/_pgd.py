@@ -35,9 +35,9 @@ def pgd(
   bounds. An l1 step spends its length on the coordinates of largest gradient,
   each as far as the bounds let it, and gives back what exceeds the ball where
   it is worth least. The last iterate is returned; of several restarts the one
-  of highest loss, example by example. Losses are summed inside, so that an example's
-  result does not depend on its batch. The result is under stop_gradient, and
-  what ``loss_fn`` closes over is held constant.
+  of highest loss, example by example. Losses are summed inside, so that an
+  example's result does not depend on its batch. The result is under
+  stop_gradient, and what ``loss_fn`` closes over is held constant.
 
   Args:
     loss_fn: Maps points ``[B, ...]`` of the dtype of ``inputs`` to one loss

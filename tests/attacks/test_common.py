@@ -1,0 +1,135 @@
+"""What holds for every attack: transforms, meshes, precision, no leaks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from rrl_jax import attacks
+
+B = 16
+W = np.random.default_rng(1).normal(size=(12, 4)).astype('f')
+X = np.random.default_rng(2).uniform(size=(B, 2, 6)).astype('f')
+IDS = np.arange(B)
+
+
+def loss_fn(w, z):
+  flat = z.reshape(z.shape[0], -1).astype(jnp.float32)
+  return jnp.sum(jnp.sin(2 * flat @ w), axis=1)
+
+
+def pgd(norm, w, x, ids):
+  return attacks.pgd(
+    functools.partial(loss_fn, w),
+    jax.random.key(0),
+    x,
+    epsilon=0.3,
+    step_size=0.1,
+    num_steps=2,
+    norm=norm,
+    example_ids=ids,
+  )
+
+
+CALLS = {
+  'pgd linf': functools.partial(pgd, 'linf'),
+  'pgd l2': functools.partial(pgd, 'l2'),
+  'pgd l1': functools.partial(pgd, 'l1'),
+  'project': lambda w, x, ids: attacks.project(
+    jnp.sin(9 * x), x, epsilon=0.5, norm='l2'
+  ),
+  'sinkhorn': lambda w, x, ids: attacks.sinkhorn(
+    functools.partial(loss_fn, w), x, gamma=40.0, epsilon=0.1, num_steps=2
+  ),
+  'wrm': lambda w, x, ids: attacks.wrm(
+    functools.partial(loss_fn, w), x, gamma=40.0, num_steps=2
+  ),
+}
+OVER_BATCH = {'sinkhorn'}  # The result depends on the batch by design.
+NO_STOP = {'project'}  # A projection, not an attack.
+
+
+@functools.cache
+def reference(name):
+  return np.asarray(jax.jit(CALLS[name])(W, X, IDS))
+
+
+def close(a, b):
+  np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-6)
+
+
+def test_every_public_name_is_covered():
+  assert {name.split()[0] for name in CALLS} == set(attacks.__all__)
+  assert list(attacks.__all__) == sorted(attacks.__all__)
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_shape_dtype_and_bounds_in_low_precision(name):
+  x = jnp.asarray(X, jnp.bfloat16)
+  z = jax.jit(CALLS[name])(W, x, IDS)
+  assert z.shape == x.shape
+  assert z.dtype == x.dtype
+  assert float(z.min()) >= 0
+  assert float(z.max()) <= 1
+  assert np.abs(np.asarray(z - x, 'f')).max() > 0.01
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_vmap_equals_a_loop(name):
+  ids = np.arange(4)
+  rows = X.reshape(4, 4, 2, 6)
+  together = jax.jit(jax.vmap(CALLS[name], in_axes=(None, 0, None)))(
+    W, rows, ids
+  )
+  alone = jax.jit(CALLS[name])
+  close(together, [alone(W, row, ids) for row in rows])
+
+
+@pytest.mark.parametrize('name', [n for n in CALLS if n not in NO_STOP])
+def test_no_gradient_leaves_the_attack(name):
+  total = lambda w, x: jnp.sum(CALLS[name](w, x, IDS))
+  for grad in jax.jit(jax.grad(total, argnums=(0, 1)))(W, X):
+    np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize('name', CALLS)
+def test_eight_devices_equal_one(name, kind):
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+  with jax.set_mesh(mesh):
+    rows, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    args = jax.device_put((W, X, IDS), (whole, rows, rows))
+    compiled = jax.jit(CALLS[name]).lower(*args).compile()
+    close(compiled(*args), reference(name))
+    if name not in OVER_BATCH:
+      text = compiled.as_text()
+      for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
+        assert word not in text
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_runs_per_device(name, mesh):
+  ids = IDS
+  mapped = jax.jit(
+    jax.shard_map(
+      CALLS[name],
+      mesh=mesh,
+      in_specs=(P(), P('data'), P('data')),
+      out_specs=P('data'),
+      check_vma=name not in OVER_BATCH,
+    )
+  )
+  per_device = jax.pmap(CALLS[name], in_axes=(None, 0, 0))(
+    W, X.reshape(8, 2, 2, 6), ids.reshape(8, 2)
+  ).reshape(X.shape)
+  if name in OVER_BATCH:
+    first = jax.jit(CALLS[name])(W, X[:2], ids[:2])
+    close(mapped(W, X, ids)[:2], first)
+    close(per_device[:2], first)
+  else:
+    close(mapped(W, X, ids), reference(name))
+    close(per_device, reference(name))

@@ -1,0 +1,166 @@
+"""What holds for every loss: transforms, meshes, low precision, few imports."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from rrl_jax import losses
+
+B, K = 16, 3
+PROBS = jnp.array([0.2, 0.3, 0.5])
+PRIOR = jnp.array([0.5, 0.25, 0.25])
+COST = 1.0 - jnp.eye(K)
+
+# name -> function of (rows [B], images [B, 6], ids [B], small [K]); only the
+# first three have a batch axis.
+CALLS = {
+  'adapt_gamma': lambda r, x, i, v: losses.adapt_gamma(
+    v[0], v[1], radius=0.1, rate=0.3
+  ),
+  'concept_best_response': lambda r, x, i, v: losses.concept_best_response(
+    v, PRIOR.astype(v.dtype), temperature=0.5
+  ),
+  'concept_best_response_in_ball': lambda r, x, i, v: (
+    losses.concept_best_response_in_ball(v, PRIOR.astype(v.dtype), radius=0.1)
+  ),
+  'concept_divergence': lambda r, x, i, v: losses.concept_divergence(
+    jax.nn.softmax(v), PRIOR, divergence='ot', cost=COST, epsilon=0.5
+  ),
+  'concept_mirror_ascent': lambda r, x, i, v: losses.concept_mirror_ascent(
+    PROBS.astype(v.dtype), v, PRIOR, step_size=0.1, temperature=0.5
+  ),
+  'concept_projected_ascent': lambda r, x, i, v: (
+    losses.concept_projected_ascent(
+      PROBS.astype(v.dtype), v, PRIOR, step_size=0.1, temperature=0.5
+    )
+  ),
+  'concept_risk_estimate': lambda r, x, i, v: losses.concept_risk_estimate(
+    losses.ConceptRiskState(v, jnp.ones_like(v))
+  ),
+  'concept_risk_init': lambda r, x, i, v: losses.concept_risk_init(K, v.dtype),
+  'concept_risk_update': lambda r, x, i, v: losses.concept_risk_update(
+    losses.ConceptRiskState(v, jnp.ones_like(v)), r, i, rate=0.3
+  ),
+  'concept_robust_risk': lambda r, x, i, v: losses.concept_robust_risk(
+    v, PRIOR.astype(v.dtype), temperature=0.5, divergence='chi2'
+  ),
+  'importance_weights': lambda r, x, i, v: losses.importance_weights(
+    jax.nn.softmax(v), PRIOR, i
+  ),
+  'step_scale': lambda r, x, i, v: losses.step_scale(jnp.abs(r), rule='rms'),
+  'transport_cost': lambda r, x, i, v: losses.transport_cost(x, x * x),
+}
+TYPES = {'ConceptRiskState'}
+PER_EXAMPLE = {'importance_weights', 'transport_cost'}
+OVER_BATCH = {'concept_risk_update', 'step_scale'}
+
+
+def arguments(dtype=jnp.float32):
+  rng = np.random.default_rng(0)
+  return (
+    jnp.asarray(rng.uniform(0.5, 3, size=(B,)), dtype),
+    jnp.asarray(rng.normal(size=(B, 6)), dtype),
+    jnp.asarray(np.arange(B) % K),
+    jnp.asarray([0.3, 0.9, 0.6], dtype),
+  )
+
+
+def close(a, b, atol=1e-6):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(
+      np.asarray(left, 'f'), np.asarray(right, 'f'), atol=atol, rtol=1e-5
+    )
+
+
+def test_every_public_name_is_covered():
+  assert set(CALLS) | TYPES == set(losses.__all__)
+  assert list(losses.__all__) == sorted(losses.__all__)
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_jit_vmap_and_low_precision(name):
+  args = arguments()
+  fun = jax.jit(CALLS[name])
+  out = fun(*args)
+  close(CALLS[name](*args), out)
+  stacked = jax.tree.map(lambda a: jnp.stack([a, a]), args)
+  close(jax.tree.map(lambda a: a[1], jax.jit(jax.vmap(fun))(*stacked)), out)
+  low = fun(*arguments(jnp.bfloat16))
+  for leaf in jax.tree.leaves(low):
+    assert np.isfinite(np.asarray(leaf, 'f')).all()
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_gradients_are_finite(name):
+  rows, images, ids, small = arguments()
+
+  def total(rows, images, small):
+    out = CALLS[name](rows, images, ids, small)
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out))
+
+  grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(rows, images, small)
+  for grad in grads:
+    assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize('name', CALLS)
+def test_eight_devices_equal_one(name, kind):
+  args = arguments()
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+  with jax.set_mesh(mesh):
+    batch, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    spread = jax.device_put(args, (batch, batch, batch, whole))
+    out = jax.jit(CALLS[name])(*spread)
+    close(jax.device_get(out), jax.jit(CALLS[name])(*args))
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_runs_per_device(name, mesh):
+  args = arguments()
+  rows = P('data') if name in PER_EXAMPLE | OVER_BATCH else P()
+  fun = lambda *a: jax.tree.map(
+    lambda leaf: jnp.atleast_1d(leaf), CALLS[name](*a)
+  )
+  mapped = jax.jit(
+    jax.shard_map(
+      fun,
+      mesh=mesh,
+      in_specs=(P('data'), P('data'), P('data'), P()),
+      out_specs=rows,
+    )
+  )
+  out = mapped(*args)
+  split = [a.reshape(8, 2, *a.shape[1:]) for a in args[:3]]
+  per_device = jax.pmap(fun, in_axes=(0, 0, 0, None))(*split, args[3])
+  if name in OVER_BATCH:  # Each device answers for its own rows.
+    join = lambda a: a.reshape(-1, *a.shape[2:])
+    close(out, jax.tree.map(join, per_device))
+    return
+  whole = fun(*args)
+  close(out, whole)
+  if name in PER_EXAMPLE:
+    close(per_device.reshape(B), whole)
+  else:
+    close(jax.tree.map(lambda a: a[5], per_device), whole)
+
+
+def test_importing_losses_needs_only_jax_optax_and_chex():
+  code = (
+    'import sys, jax, optax, chex\n'
+    'before = {m.split(".")[0] for m in sys.modules}\n'
+    'import rrl_jax.losses\n'
+    'after = {m.split(".")[0] for m in sys.modules}\n'
+    'print(sorted(after - before))'
+  )
+  out = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert out.stdout.strip() == "['rrl_jax']"
