@@ -8,15 +8,16 @@ one that knows flax.linen: everything else sees the pure function that
 `apply_fn` returns.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
 from types import ModuleType
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from rrl_jax import errors, typing
 
@@ -99,14 +100,20 @@ def init(
   Raises:
     ConfigError: The network cannot take images of this shape.
   """
+  variables = dict(_drawer(model, tuple(image_shape))(key))
+  params = variables.pop('params')
+  return params, variables
+
+
+@functools.lru_cache(maxsize=16)
+def _drawer(model, image_shape):
+  """Jits the draw once for all keys: it takes seconds to compile."""
 
   def draw(key):
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return model.init(key, images, train=False)
 
-  variables = dict(jax.jit(draw)(key))
-  params = variables.pop('params')
-  return params, variables
+  return jax.jit(draw)
 
 
 def apply_fn(model: nn.Module) -> typing.ApplyFn:

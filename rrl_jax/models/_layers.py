@@ -1,14 +1,14 @@
 """What the networks share: base class, normalised input, heads, max pooling."""
 
-import functools
 from collections.abc import Callable
+import functools
 from typing import Any
 
+from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax import lax
 
 from rrl_jax import errors
 

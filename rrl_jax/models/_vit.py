@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from rrl_jax.models import _layers
 

@@ -1,7 +1,7 @@
 """A small convolutional network that a CPU trains quickly."""
 
-import jax
 from flax import linen as nn
+import jax
 
 from rrl_jax.models import _layers
 

@@ -1,7 +1,7 @@
 """A multilayer perceptron on the flattened image."""
 
-import jax
 from flax import linen as nn
+import jax
 
 from rrl_jax.models import _layers
 

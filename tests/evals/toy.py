@@ -67,7 +67,7 @@ def data(**kw):
     test=source(2),
     tasks=(
       evals.Task('one', source(3, 150), source(4, 90)),
-      evals.Task('two', source(5, 120), source(6, 80)),
+      evals.Task('two', source(5, 150), source(6, 80)),
     ),
     **kw,
   )

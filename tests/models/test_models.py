@@ -5,9 +5,9 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from rrl_jax import errors, models
 from rrl_jax.models import _layers
@@ -28,8 +28,26 @@ def make_small(name, **kw):
 
 
 @functools.cache
-def init_small(name, **kw):
-  return models.init(make_small(name, **kw), jax.random.key(0), SHAPE)
+def variables_of(name):
+  """Plausible variables without the seconds that compiling `init` takes."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, spec):
+    kind = path[-1].key
+    if kind in ('scale', 'var'):
+      return jnp.asarray(rng.uniform(0.5, 1.5, spec.shape), spec.dtype)
+    fan_in = max(np.prod(spec.shape[:-1]), 1) if kind == 'kernel' else 25
+    return jnp.asarray(rng.normal(0, fan_in**-0.5, spec.shape), spec.dtype)
+
+  specs = init_specs(name, embedding_dim=7)
+  return jax.tree_util.tree_map_with_path(draw, specs)
+
+
+def init_specs(name, **kw):
+  model = make_small(name, **kw)
+  return jax.eval_shape(
+    lambda key: models.init(model, key, SHAPE), jax.random.key(0)
+  )
 
 
 def small(name, **kw):
@@ -37,7 +55,7 @@ def small(name, **kw):
   apply = models.apply_fn(make_small(name, **kw))
   return (
     jax.jit(apply, static_argnames='train'),
-    *init_small(name, embedding_dim=7),
+    *variables_of(name),
   )
 
 
@@ -73,13 +91,8 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_outside(name, rng):
   apply, params, state = small(name)
   half, _, _ = small(name, dtype='bfloat16')
   images = images_of(rng)
-  half_model = make_small(name, dtype='bfloat16')
-  half_params, _ = jax.eval_shape(
-    lambda key: models.init(half_model, key, SHAPE), jax.random.key(0)
-  )
-  assert {x.dtype for x in jax.tree.leaves(half_params)} == {
-    jnp.dtype('float32')
-  }
+  specs = init_specs(name, dtype='bfloat16')
+  assert {x.dtype for x in jax.tree.leaves(specs)} == {jnp.dtype('float32')}
   (logits, out), _ = apply(params, state, images, train=False)
   (half_logits, half_out), _ = half(params, state, images, train=False)
   assert half_logits.dtype == half_out['features'].dtype == jnp.float32
@@ -104,10 +117,7 @@ def test_training_changes_batch_statistics_only(name, rng):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
-  model = make_small(name)
-  params, _ = jax.eval_shape(
-    lambda key: models.init(model, key, SHAPE), jax.random.key(0)
-  )
+  params, _ = init_specs(name)
   assert not [k for k in params if k.startswith('projection')]
   apply, params, state = small(name)
   (_, out), _ = apply(params, state, images_of(rng), train=False)
@@ -164,21 +174,39 @@ def test_stems_differ_in_resolution(stem, side):
   assert block.shape == (2, side, side, 2)
 
 
-def test_zero_init_last_makes_blocks_start_as_identity():
-  params, _ = init_small('resnet18', embedding_dim=7)
-  other, _ = init_small('resnet18', zero_init_last=False)
-  for j in (0, 1):
-    np.testing.assert_array_equal(
-      params['stage0_block0'][f'norm{j}']['scale'], np.full(4, 1 - j)
-    )
-    np.testing.assert_array_equal(
-      other['stage0_block0'][f'norm{j}']['scale'], np.ones(4)
-    )
+@pytest.mark.parametrize(('zero', 'want'), [(True, 0), (False, 1)])
+def test_zero_init_last_makes_blocks_start_as_identity(zero, want):
+  model = make_small('resnet18', zero_init_last=zero)
+
+  @jax.jit  # Compiles the two leaves that it returns and no more.
+  def scales(key):
+    params, _ = models.init(model, key, SHAPE)
+    block = params['stage0_block0']
+    return block['norm0']['scale'], block['norm1']['scale']
+
+  first, last = scales(jax.random.key(0))
+  np.testing.assert_array_equal(first, np.ones(4))
+  np.testing.assert_array_equal(last, np.full(4, want))
+
+
+@pytest.mark.parametrize('name', ['mlp', 'cnn'])
+def test_init_draws_from_the_key(name, rng):
+  model = make_small(name)
+  params, state = models.init(model, jax.random.key(0), SHAPE)
+  again, _ = models.init(model, jax.random.key(0), SHAPE)
+  other, _ = models.init(model, jax.random.key(1), SHAPE)
+  assert state == {}
+  chex.assert_trees_all_equal(params, again)
+  kernel = lambda tree: tree['head']['kernel']
+  assert not np.allclose(kernel(params), kernel(other))
+  (logits, _), _ = models.apply_fn(model)(
+    params, state, images_of(rng), train=False
+  )
+  chex.assert_tree_all_finite(logits)
 
 
 def test_batch_norm_of_a_sharded_batch_is_global(rng, mesh):
-  apply, _, _ = small('resnet18')
-  params, state = init_small('resnet18', zero_init_last=False)
+  apply, params, state = small('resnet18')
   # Rows of very different scale: statistics of a shard would differ.
   images = images_of(rng, 16) * jnp.linspace(0.1, 1, 16)[:, None, None, None]
   (logits, _), new_state = apply(params, state, images, train=True)
