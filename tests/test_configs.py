@@ -10,14 +10,10 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import common
-from configs import erm
-from configs import hro
+from configs import common, erm, hro
 from configs.studies import hro as hro_study
 from rrl_jax import models
-from rrl_jax.train import experiment
-from rrl_jax.train import loop
-from rrl_jax.train import sharding
+from rrl_jax.train import experiment, loop, sharding
 
 CONFIGS = {
   f'hro:{variant},{data}': (hro, f'{variant},{data}')
@@ -92,9 +88,9 @@ def test_paper_scale_lowers_for_tpu_and_cuda(arg):
   batch['image'] = jax.ShapeDtypeStruct(
     (full.batch_size, side, side, 3), jnp.uint8
   )
-  exported = jax.export.export(
-    jax.jit(built.step), platforms=('tpu', 'cuda')
-  )(state, batch)
+  exported = jax.export.export(jax.jit(built.step), platforms=('tpu', 'cuda'))(
+    state, batch
+  )
   assert set(exported.platforms) == {'tpu', 'cuda'}
   assert len(exported.out_avals) == len(jax.tree.leaves(state)) + len(
     jax.eval_shape(built.step, state, batch)[1]

@@ -105,7 +105,9 @@ def test_configs_import_nothing_of_the_package():
 
 
 def test_nothing_is_called_utils():
-  assert not [p for p in PACKAGE.parent.rglob('*util*.py') if '.venv' not in p.parts]
+  assert not [
+    p for p in PACKAGE.parent.rglob('*util*.py') if '.venv' not in p.parts
+  ]
 
 
 @pytest.mark.parametrize('name', ['losses', 'attacks'])

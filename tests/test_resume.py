@@ -17,8 +17,7 @@ import pytest
 
 from configs import hro
 from rrl_jax.errors import ConfigError, DataError, DivergedError, StoppedError
-from rrl_jax.train import experiment
-from rrl_jax.train import loop
+from rrl_jax.train import experiment, loop
 from rrl_jax.train.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -131,7 +130,9 @@ def test_a_checkpoint_carried_in_from_another_run_is_refused(tmp_path):
   train(tiny(), tmp_path / 'a')
   train(tiny(seed=1), tmp_path / 'b')
   shutil.rmtree(tmp_path / 'b' / 'checkpoints')
-  shutil.copytree(tmp_path / 'a' / 'checkpoints', tmp_path / 'b' / 'checkpoints')
+  shutil.copytree(
+    tmp_path / 'a' / 'checkpoints', tmp_path / 'b' / 'checkpoints'
+  )
   with pytest.raises(DataError, match='another config'):
     train(tiny(seed=1), tmp_path / 'b')
 
@@ -249,9 +250,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
   assert last.returncode == 0
   assert straight.communicate()[1] == ''
   assert straight.returncode == 0
-  assert_equal(
-    final_state(tmp_path / 'straight'), final_state(root)
-  )
+  assert_equal(final_state(tmp_path / 'straight'), final_state(root))
   steps = steps_logged(root)
   assert steps == sorted(set(steps))
   assert steps == steps_logged(tmp_path / 'straight')
@@ -274,5 +273,3 @@ def test_sigterm_to_a_run_exits_75(tmp_path):
   assert process.returncode == 75
   assert len(message.splitlines()) == 1
   assert 'saved at step' in message
-
-

@@ -10,8 +10,7 @@ mean accuracy over concepts on a held-out fifth of the training split; then it
 is trained with ten other seeds. A study that was stopped goes on.
 """
 
-from configs import common
-from configs import hro
+from configs import common, hro
 
 METRICS = (
   'test/accuracy',
@@ -43,6 +42,7 @@ def get_config(arg: str | None = None):
   config.job = 'study'
   config.study = {
     'methods': methods,
+    'order': ('ERM', 'balanced_ERM', 'EL', 'CL', 'HRO'),
     'grids': {
       'ERM': ((rate, (0.05, 0.2)), (decay, (1e-4, 1e-3, 1e-2))),
       'balanced_ERM': ((rate, (0.05, 0.2)), (decay, (1e-4, 1e-3, 1e-2))),

@@ -14,7 +14,7 @@ from rrl_jax.train import workdir as workdir_lib
 
 
 def run(
-    config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
+  config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
 ) -> None:
   """Does all runs of a study, or those still missing, and writes its table.
 
@@ -29,8 +29,8 @@ def run(
   that a study that was stopped goes on where it was.
 
   Args:
-    config: A config with a ``study``: methods, grids, seeds, tuning_seeds,
-      tuning_evals, validation, select, baseline, metrics.
+    config: A config with a ``study``: methods, order, grids, seeds,
+      tuning_seeds, tuning_evals, validation, select, baseline, metrics.
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -43,24 +43,25 @@ def run(
   workdir_lib.Workdir(root).check_owner(config)
   workdir_lib.Workdir(root).claim(config, overrides)
   chosen, results = {}, {}
-  for name, method in study.methods.items():
+  for name in study.order:
+    method = study.methods[name]
     chosen[name] = _tune(study, name, method, grids[name], root)
     results[name] = [
-        _run(_changed(method, chosen[name], seed), root / 'runs' / name, seed)
-        for seed in study.seeds
+      _run(_changed(method, chosen[name], seed), root / 'runs' / name, seed)
+      for seed in study.seeds
     ]
   table = table_lib.make_table(results, study.baseline, study.metrics)
   workdir_lib.write_json(
-      root / 'table.json',
-      {
-          'chosen': chosen,
-          'seeds': list(study.seeds),
-          'cells': {
-              name: {metric: cell._asdict() for metric, cell in row.items()}
-              for name, row in table.items()
-          },
-          'results': results,
+    root / 'table.json',
+    {
+      'chosen': chosen,
+      'seeds': list(study.seeds),
+      'cells': {
+        name: {metric: cell._asdict() for metric, cell in row.items()}
+        for name, row in table.items()
       },
+      'results': results,
+    },
   )
   text = table_lib.to_markdown(table, study.baseline, chosen, len(study.seeds))
   workdir_lib.write_bytes(root / 'table.md', text.encode())
@@ -72,12 +73,15 @@ def _check(study, grids):
   sizes = {name: len(points) for name, points in grids.items()}
   if len(set(sizes.values())) > 1:
     raise ConfigError(
-        f'study.grids: every method needs as many points to tune over; {sizes}'
+      f'study.grids: every method needs as many points to tune over; {sizes}'
+    )
+  if sorted(study.order) != sorted(study.methods):
+    raise ConfigError(
+      f'study.order={study.order}: names each of {", ".join(study.methods)}'
     )
   if study.baseline not in study.methods:
     raise ConfigError(
-        f'study.baseline={study.baseline!r}; known:'
-        f' {", ".join(study.methods)}'
+      f'study.baseline={study.baseline!r}; known: {", ".join(study.methods)}'
     )
   if len(study.seeds) < 2:
     raise ConfigError('study.seeds: an interval needs at least two')

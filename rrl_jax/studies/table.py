@@ -23,9 +23,9 @@ class Cell(NamedTuple):
 
 
 def make_table(
-    results: dict[str, list[dict[str, float]]],
-    baseline: str,
-    metrics: tuple[str, ...],
+  results: dict[str, list[dict[str, float]]],
+  baseline: str,
+  metrics: tuple[str, ...],
 ) -> dict[str, dict[str, Cell]]:
   """Summarises runs; row i of every method is of the same seed.
 
@@ -44,16 +44,16 @@ def make_table(
       values = np.array([run[metric] for run in runs])
       against = np.array([run[metric] for run in results[baseline]])
       table[name][metric] = Cell(
-          *_mean_interval(values), *_mean_interval(values - against)
+        *_mean_interval(values), *_mean_interval(values - against)
       )
   return table
 
 
 def to_markdown(
-    table: dict[str, dict[str, Cell]],
-    baseline: str,
-    chosen: dict[str, dict[str, Any]],
-    num_seeds: int,
+  table: dict[str, dict[str, Cell]],
+  baseline: str,
+  chosen: dict[str, dict[str, Any]],
+  num_seeds: int,
 ) -> str:
   """The table as Markdown: percent, with a mark where 0 is not in reach.
 
@@ -62,8 +62,8 @@ def to_markdown(
   """
   metrics = list(next(iter(table.values())))
   lines = [
-      '| method | ' + ' | '.join(_heading(name) for name in metrics) + ' |',
-      '|---' * (len(metrics) + 1) + '|',
+    '| method | ' + ' | '.join(_heading(name) for name in metrics) + ' |',
+    '|---' * (len(metrics) + 1) + '|',
   ]
   for name, row in table.items():
     cells = []
@@ -74,22 +74,22 @@ def to_markdown(
       cells.append(f'{cell.mean:.1%} ± {cell.half_width:.1%}{mark}')
     lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
   settings = '; '.join(
-      f'{name}: '
-      + ', '.join(f'{field.split(".")[-1]} {x:g}' for field, x in point.items())
-      for name, point in chosen.items()
-      if point
+    f'{name}: '
+    + ', '.join(f'{field.split(".")[-1]} {x:g}' for field, x in point.items())
+    for name, point in chosen.items()
+    if point
   )
   return '\n'.join(
-      [
-          *lines,
-          '',
-          f'Mean over {num_seeds} seeds ± half of the 95% Student interval.'
-          f' **+**, **-**: the paired 95% interval of the difference from'
-          f' {baseline} leaves zero out (not corrected for the number of'
-          ' comparisons).'
-          + (f' Chosen on held-out examples: {settings}.' if settings else ''),
-          '',
-      ]
+    [
+      *lines,
+      '',
+      f'Mean over {num_seeds} seeds ± half of the 95% Student interval.'
+      f' **+**, **-**: the paired 95% interval of the difference from'
+      f' {baseline} leaves zero out (not corrected for the number of'
+      ' comparisons).'
+      + (f' Chosen on held-out examples: {settings}.' if settings else ''),
+      '',
+    ]
   )
 
 

@@ -1,6 +1,7 @@
 """From a config to the parts of a run, every field checked before any work."""
 
 import dataclasses
+import importlib.util
 
 import jax
 from jax.sharding import Mesh
@@ -80,6 +81,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.tracker not in ('none', 'wandb'):
     raise ConfigError(f'tracker={config.tracker!r}; known: none, wandb')
+  if config.tracker == 'wandb' and not importlib.util.find_spec('wandb'):
+    raise ConfigError(
+      "tracker='wandb': not installed; pip install 'rrl_jax[wandb]'"
+    )
   data_lib.get(config.data.name)
   if config.data.sampling not in pipeline.SAMPLING:
     raise ConfigError(

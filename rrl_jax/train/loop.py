@@ -12,7 +12,6 @@ from rrl_jax.errors import DivergedError, StoppedError
 from rrl_jax.train import checkpoint, optim, progress, sharding
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
-from rrl_jax.train.metrics import MetricWriter
 from rrl_jax.train.state import TrainState
 
 
@@ -62,8 +61,8 @@ def train(
     batches = read_batches(experiment, start, lookup=bool(store))
 
     # --- The loop: metrics of a step are fetched while the next one runs.
-    writer = stack.enter_context(
-      MetricWriter(
+    write = stack.enter_context(
+      metrics_lib.writer(
         workdir.root,
         step=start,
         tracker=config.tracker,
@@ -73,7 +72,7 @@ def train(
     update = stack.enter_context(
       progress.show(start=start, total=total, quiet=quiet)
     )
-    record = _Recorder(experiment, writer, update, start)
+    record = _Recorder(experiment, write, update, start)
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
       state, metrics = step_fn(state, batch, store)
@@ -165,9 +164,9 @@ def read_batches(experiment: Experiment, start: int, *, lookup: bool):
 class _Recorder:
   """Checks each step's metrics, shows them, and writes some of them."""
 
-  def __init__(self, experiment, writer, update, start):
+  def __init__(self, experiment, write, update, start):
     config = experiment.config
-    self._writer = writer
+    self._write = write
     self._update = update
     self._log_steps = config.log_steps
     self._total = experiment.total_steps
@@ -190,7 +189,7 @@ class _Recorder:
       self._logged = (step, time.monotonic())
       seconds = self._logged[1] - then
       self._images_per_sec = self._batch_size * (step - before) / seconds
-      self._writer.write(step, self._line(step, metrics))
+      self._write(step, self._line(step, metrics))
     self._update(step, float(metrics['loss']), self._images_per_sec)
 
   def _line(self, step, metrics):

@@ -1,63 +1,60 @@
 """Metrics of a run: JSON lines and TensorBoard events, written once a step."""
 
+from collections.abc import Callable
+import contextlib
 import json
 import os
 import pathlib
 import time
 from typing import Any
+import zlib
+
+import jax
+
+Write = Callable[[int, dict[str, float]], None]
 
 
-class MetricWriter:
-  """Appends to ``metrics.jsonl`` and, beside it, to TensorBoard events.
+@contextlib.contextmanager
+def writer(
+  root: pathlib.Path, *, step: int, tracker: str, config: dict[str, Any]
+):
+  """Yields ``write(step, values)``, which has written when it returns.
 
-  Lines past ``step`` are dropped first: a resumed run repeats them, and each
-  step stands once.
+  Values go to ``metrics.jsonl``, one flat object a line, to TensorBoard events
+  beside it and, if asked, to Weights & Biases. Lines past ``step`` are dropped
+  first: a resumed run repeats them, and each step stands once. Only process 0
+  writes.
+
+  Args:
+    root: The run's folder.
+    step: Steps done before.
+    tracker: 'none' or 'wandb'.
+    config: The run's config as plain data, for the tracker.
   """
+  if jax.process_index() != 0:
+    yield lambda step, values: None
+    return
+  from tensorboardX import SummaryWriter
 
-  def __init__(
-    self,
-    root: pathlib.Path,
-    *,
-    step: int = 0,
-    tracker: str = 'none',
-    config: dict[str, Any] | None = None,
-  ):
-    from tensorboardX import SummaryWriter
-
-    path = root / 'metrics.jsonl'
-    _drop_lines_after(path, step)
-    self._lines = path.open('a')
-    self._events = SummaryWriter(str(root), purge_step=step + 1)
-    self._run = None
+  path = root / 'metrics.jsonl'
+  _drop_lines_after(path, step)
+  with contextlib.ExitStack() as stack:
+    lines = stack.enter_context(path.open('a'))
+    events = stack.enter_context(SummaryWriter(str(root), purge_step=step + 1))
+    run = None
     if tracker == 'wandb':
-      import wandb
+      run = stack.enter_context(_wandb_run(root, config))
 
-      self._run = wandb.init(
-        project='rrl_jax',
-        id=root.name,
-        dir=str(root),
-        config=config,
-        resume='allow',
-      )
+    def write(step, values):
+      line = {'step': step, 'time': time.time()} | values
+      lines.write(json.dumps(line) + '\n')
+      lines.flush()
+      for name, value in values.items():
+        events.add_scalar(name, value, step)
+      if run is not None:
+        run.log(values, step=step)
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    self._lines.close()
-    self._events.close()
-    if self._run is not None:
-      self._run.finish()
-
-  def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes one line; it is on disk when this returns."""
-    line = {'step': step, 'time': time.time()} | values
-    self._lines.write(json.dumps(line) + '\n')
-    self._lines.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
-    if self._run is not None:
-      self._run.log(values, step=step)
+    yield write
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
@@ -76,8 +73,21 @@ def _drop_lines_after(path, step):
   """Rewrites the file without the lines past ``step``, by rename."""
   if not path.exists():
     return
-  lines = read(path)
-  kept = [line for line in lines if line['step'] <= step]
+  kept = [line for line in read(path) if line['step'] <= step]
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   unfinished.write_text(''.join(json.dumps(line) + '\n' for line in kept))
   unfinished.replace(path)
+
+
+def _wandb_run(root, config):
+  """The tracker's run of this folder: the same one after a resume."""
+  import wandb
+
+  folder = str(root.absolute())
+  return wandb.init(
+    project='rrl_jax',
+    id=f'{root.name}-{zlib.crc32(folder.encode()):08x}',
+    dir=folder,
+    config=config,
+    resume='allow',
+  )

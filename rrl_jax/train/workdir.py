@@ -23,7 +23,7 @@ from rrl_jax.evals import Measurement
 CONTINUABLE = (
     'job', 'total_epochs', 'total_steps', 'log_steps', 'ckpt_steps',
     'keep_last', 'tracker', 'mesh', 'evals', 'eval_batch_size', 'transfer',
-    'data.device_bytes', 'data.num_threads',
+    'data.device_bytes', 'data.num_threads', 'study.order', 'study.metrics',
 )  # fmt: skip
 _ENDS = ('', '.low', '.high')  # Of the keys of one measurement.
 _ASKED = 'config'  # In protocols.json: digest of what was asked.

@@ -137,6 +137,5 @@ def test_a_folder_that_cannot_be_written_is_a_one_line_error(tmp_path):
   blocked = tmp_path / 'file'
   blocked.write_text('not a folder')
   with pytest.raises(DataError, match='file') as error:
-    with Checkpoints(blocked / 'checkpoints', 'mine', 1) as checkpoints:
-      checkpoints.save(_state(1))
+    Checkpoints(blocked / 'checkpoints', 'mine', 1)
   assert '\n' not in str(error.value)

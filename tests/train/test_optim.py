@@ -36,9 +36,7 @@ def test_weight_decay_touches_kernels_only():
   params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
   grads = {'w': jnp.zeros((2, 2)), 'b': jnp.zeros(2)}
   for name in ('sgd', 'adamw'):
-    config = _config(
-      name=name, lr=0.1, schedule='constant', weight_decay=0.5
-    )
+    config = _config(name=name, lr=0.1, schedule='constant', weight_decay=0.5)
     updates = _update(config, params, grads)
     np.testing.assert_allclose(updates['w'], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates['b'], 0)

@@ -1,0 +1,155 @@
+"""A study tunes alike, compares pairwise, and says what it saw."""
+
+import json
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import common, hro
+from rrl_jax import studies
+from rrl_jax.errors import ConfigError
+from rrl_jax.evals import Measurement
+
+
+def rows(*values):
+  return [{'test/accuracy': value} for value in values]
+
+
+def test_a_cell_is_the_student_interval_of_the_seeds():
+  values = np.array([0.5, 0.6, 0.9])
+  table = studies.make_table({'A': rows(*values)}, 'A', ('test/accuracy',))
+  cell = table['A']['test/accuracy']
+  low, high = stats.t.interval(
+    0.95, 2, loc=values.mean(), scale=stats.sem(values)
+  )
+  np.testing.assert_allclose(
+    [cell.mean - cell.half_width, cell.mean + cell.half_width], [low, high]
+  )
+
+
+def test_a_difference_is_paired_by_seed():
+  # Seeds differ much, methods by a constant: only pairing sees it.
+  table = studies.make_table(
+    {'A': rows(0.1, 0.5, 0.9), 'B': rows(0.2, 0.6, 1.0)},
+    'A',
+    ('test/accuracy',),
+  )
+  cell = table['B']['test/accuracy']
+  np.testing.assert_allclose(cell.difference, 0.1)
+  np.testing.assert_allclose(cell.difference_half_width, 0, atol=1e-12)
+  assert cell.half_width > 0.3
+
+
+def test_the_table_marks_what_leaves_zero_out_and_nothing_else():
+  table = studies.make_table(
+    {
+      'base': rows(0.5, 0.6, 0.7),
+      'better': rows(0.6, 0.71, 0.8),
+      'worse': rows(0.4, 0.51, 0.6),
+      'tied': rows(0.4, 0.7, 0.7),
+    },
+    'base',
+    ('test/accuracy',),
+  )
+  text = studies.to_markdown(table, 'base', {}, 3)
+  line = lambda name: next(x for x in text.splitlines() if f'| {name} ' in x)
+  assert line('better').endswith('**+** |')
+  assert line('worse').endswith('**-** |')
+  assert '**' not in line('tied')
+  assert '**' not in line('base')
+  assert '60.0%' in line('base')
+
+
+def tiny_study(**changes) -> ConfigDict:
+  method = hro.get_config('erm')
+  method.total_steps = 2
+  method.optim.weight_decay = 0.0
+  config = common.base()
+  config.job = 'study'
+  config.study = {
+    'methods': {'A': method, 'B': method},
+    'order': ('B', 'A'),
+    'grids': {
+      'A': (('optim.lr', (0.1, 0.2)),),
+      'B': (('optim.weight_decay', (0.0, 0.1)),),
+    },
+    'seeds': (0, 1),
+    'tuning_seeds': (7,),
+    'tuning_evals': ('accuracy',),
+    'validation': 0.2,
+    'select': 'test/accuracy',
+    'baseline': 'A',
+    'metrics': ('test/accuracy',),
+  }
+  config.study.update(changes)
+  return config
+
+
+@pytest.fixture
+def runs(monkeypatch):
+  """Replaces training by a formula: accuracy from the settings alone."""
+  seen = []
+
+  def run(config, folder, overrides, *, quiet):
+    seen.append((config.copy_and_resolve_references(), folder))
+    value = config.optim.lr - config.optim.weight_decay + config.seed / 100
+    return {'test/accuracy': Measurement(value, 0.0, 1.0, 'by formula')}
+
+  monkeypatch.setattr('rrl_jax.train.train_and_evaluate', run)
+  return seen
+
+
+def test_tuning_never_sees_the_test_split_nor_the_final_seeds(runs, tmp_path):
+  studies.run(tiny_study(), tmp_path, {})
+  tuning = [c for c, folder in runs if 'tuning' in folder.parts]
+  final = [c for c, folder in runs if 'runs' in folder.parts]
+  assert {c.data.validation for c in tuning} == {0.2}
+  assert {c.data.validation for c in final} == {0.0}
+  assert {c.seed for c in tuning} == {7}
+  assert {c.seed for c in final} == {0, 1}
+  assert all(c.data.seed == c.seed for c, _ in runs)
+  assert {tuple(c.evals) for c in tuning} == {('accuracy',)}
+
+
+def test_the_best_held_out_point_is_trained_and_reported(
+  runs, tmp_path, capsys
+):
+  studies.run(tiny_study(), tmp_path, {})
+  table = json.loads((tmp_path / 'table.json').read_text())
+  assert table['chosen'] == {
+    'A': {'optim.lr': 0.2},
+    'B': {'optim.weight_decay': 0.0},
+  }
+  np.testing.assert_allclose(
+    [row['test/accuracy'] for row in table['results']['A']], [0.2, 0.21]
+  )
+  text = (tmp_path / 'table.md').read_text()
+  assert text in capsys.readouterr().out
+  assert text.index('| B |') < text.index('| A |')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'word'),
+  [
+    (
+      {'grids': {'A': (('optim.lr', (0.1,)),), 'B': (('seed', (1, 2)),)}},
+      'as many points',
+    ),
+    ({'baseline': 'C'}, "'C'"),
+    ({'order': ('A',)}, 'order'),
+    ({'seeds': (0,)}, 'at least two'),
+    (
+      {'grids': {'A': (('optim.lrr', (1,)),), 'B': (('seed', (1,)),)}},
+      'lrr',
+    ),
+  ],
+)
+def test_a_study_that_cannot_be_is_refused_before_the_first_run(
+  runs, tmp_path, changes, word
+):
+  with pytest.raises(ConfigError, match=word):
+    studies.run(tiny_study(**changes), tmp_path, {})
+  assert runs == []
+  assert not list(tmp_path.iterdir())

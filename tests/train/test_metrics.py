@@ -1,0 +1,72 @@
+"""Each step stands once in metrics.jsonl, and trackers hear the same."""
+
+import json
+import sys
+import types
+
+from rrl_jax.train import metrics
+
+
+def write(root, values, *, step=0, tracker='none'):
+  with metrics.writer(root, step=step, tracker=tracker, config={}) as put:
+    for at, loss in values:
+      put(at, {'train/loss': loss})
+
+
+def test_a_line_is_a_flat_object_with_step_and_time(tmp_path):
+  write(tmp_path, [(1, 0.5)])
+  (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  line = json.loads(line)
+  assert line.pop('time') > 1.6e9
+  assert line == {'step': 1, 'train/loss': 0.5}
+  assert list(tmp_path.glob('events.out.tfevents.*'))
+
+
+def test_lines_past_the_resumed_step_are_dropped(tmp_path):
+  write(tmp_path, [(1, 0.1), (2, 0.2), (3, 0.3)])
+  write(tmp_path, [(2, 0.4)], step=1)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  assert [(line['step'], line['train/loss']) for line in lines] == [
+    (1, 0.1),
+    (2, 0.4),
+  ]
+
+
+def test_a_torn_line_is_left_out(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2, "tr')
+  assert metrics.read(path) == [{'step': 1}]
+  assert metrics.read(tmp_path / 'none') == []
+
+
+def test_the_tracker_gets_the_same_numbers_under_one_name(
+  tmp_path, monkeypatch
+):
+  calls = []
+
+  class Run:
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *error):
+      calls.append('closed')
+
+    def log(self, values, step):
+      calls.append((step, values))
+
+  def init(**kw):
+    calls.append(kw['id'])
+    return Run()
+
+  monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=init))
+  write(tmp_path, [(1, 0.5)], tracker='wandb')
+  write(tmp_path, [(2, 0.4)], step=1, tracker='wandb')
+  name = calls[0]
+  assert calls == [
+    name,
+    (1, {'train/loss': 0.5}),
+    'closed',
+    name,
+    (2, {'train/loss': 0.4}),
+    'closed',
+  ]
