@@ -1,4 +1,4 @@
-"""Every config is plain data, and its recipe compiles and steps on mock data."""
+"""Every config is plain data, and its recipe steps on mock data."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""HRO is the sum of its two levels, and each level does what its formula says."""
+"""HRO is the sum of its two levels, and each does what its formula says."""
 
 import itertools
 
