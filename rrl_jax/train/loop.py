@@ -10,6 +10,7 @@ import numpy as np
 from rrl_jax.data import pipeline
 from rrl_jax.errors import DivergedError, StoppedError
 from rrl_jax.train import checkpoint, optim, progress, sharding
+from rrl_jax.train import metrics as metrics_lib
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
