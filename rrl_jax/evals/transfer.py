@@ -32,7 +32,7 @@ def evaluate(
   tol: float = 1e-5,
   svm_c: float = 1.0,
   k: int = 20,
-  num_train: int = 0,
+  num_train: int = 10_000,
 ) -> Iterator[tuple[str, Measurement]]:
   """Fits simple classifiers on each target task's features.
 
@@ -48,7 +48,8 @@ def evaluate(
     tol: Gradient tolerance of the linear probe.
     svm_c: scikit-learn's C of the linear SVM.
     k: Neighbours of kNN.
-    num_train: Training examples used of each task; 0 for all.
+    num_train: Training examples used of each task, chosen at random; 0 for
+      all. The SVM takes minutes on many more than the default.
 
   Yields:
     ``transfer/<probe>_accuracy``, the mean over tasks, and

@@ -1,5 +1,7 @@
 """Each evaluator counts what its name and its protocol say."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -282,6 +284,18 @@ def test_transfer_is_what_scikit_learn_finds_on_the_same_features(
   assert found['transfer/one/svm_accuracy'].value == pytest.approx(
     model.score(test, task.test.labels)
   )
+
+
+def test_transfer_says_how_many_examples_it_fits(encoder, data, key):
+  found, _ = run(
+    encoder, data, key, transfer={'num_train': 50, 'probes': ('knn',)}
+  )
+  protocol = found['transfer/one/knn_accuracy'].protocol
+  assert '50 training and 90 test images' in protocol
+
+
+def test_examples_in_docstrings_run():
+  assert doctest.testmod(remix).failed == 0
 
 
 def test_transfer_without_tasks_says_nothing(encoder, data, key):
