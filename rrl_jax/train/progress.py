@@ -27,7 +27,7 @@ def show(*, start: int, total: int, quiet: bool = False):
   elif console.is_terminal:
     with _bar(console) as bar:
       task = bar.add_task(
-        'training', total=total, completed=start, loss='', rate=''
+        'training', total=total, completed=start, loss='compiling', rate=''
       )
 
       def update(step, loss, images_per_sec):
