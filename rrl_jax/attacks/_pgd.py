@@ -44,7 +44,8 @@ def pgd(
       an example, ``[B]``.
     key: Typed PRNG key of the random start; may be None without one.
     inputs: Clean examples within the bounds, shape ``[B, ...]``, float.
-    epsilon: Radius of the ball, non-negative: a scalar or one an example.
+    epsilon: Radius of the ball, non-negative: a scalar or one an example. A
+      Python number is rounded down to the dtype, a traced one taken as it is.
     step_size: Length of a step in the same norm, non-negative: the same.
     num_steps: Number of steps, static, may be 0.
     norm: One of linf, l2, l1.

@@ -37,7 +37,8 @@ def project(
   Args:
     points: Points y to project, shape ``[B, ...]``, float.
     inputs: Centres x within the bounds, same shape.
-    epsilon: Radius, non-negative: a scalar or one an example, ``[B]``.
+    epsilon: Radius, non-negative: a scalar or one an example, ``[B]``. A
+      Python number is rounded down to the dtype, a traced one taken as it is.
     norm: One of linf, l2, l1.
     bounds: Least and greatest value of a coordinate, or None.
 
