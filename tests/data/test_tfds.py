@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -277,11 +278,18 @@ def test_a_set_that_is_out_of_reach_is_told_at_once(tmp_path, offline):
 def test_a_resolver_that_hangs_costs_less_than_ten_seconds(
   tmp_path, monkeypatch, offline
 ):
-  monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: time.sleep(30))
+  given_up = threading.Event()
+
+  def hang(*args, **kw):
+    given_up.wait(30)
+    raise socket.gaierror(-2, 'Name or service not known')
+
+  monkeypatch.setattr(socket, 'getaddrinfo', hang)
   start = time.monotonic()
   with pytest.raises(DataError, match='cannot be reached'):
     load('cifar10', str(tmp_path))
   assert time.monotonic() - start < 8
+  given_up.set()
 
 
 def test_a_proxy_is_asked_instead_of_the_server(tmp_path, monkeypatch, offline):
