@@ -43,7 +43,7 @@ def get_config(arg: str | None = None):
     'gamma': 1.0,  # Price of 1/2 |z - x|^2; larger moves images less.
     'radius': common.optional(float),  # Mean 1/2 |z - x|^2 to hold instead.
     'radius_rate': 0.05,
-    'inner_steps': 1,
+    'inner_steps': 1,  # With one, sinkhorn is wrm.
     'attack_train_mode': True,
     'sinkhorn_epsilon': 0.05,
     'sinkhorn_tau': 1.0,

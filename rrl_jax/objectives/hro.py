@@ -77,7 +77,9 @@ def make(
     radius: Mean transport cost, of 1/2 |z - x|^2, to which gamma adapts; None
       keeps gamma.
     radius_rate: Rate of that adaptation, per step, on log gamma.
-    inner_steps: Gradient steps of the inner maximisation.
+    inner_steps: Gradient steps of the inner maximisation. At the clean batch
+      the Sinkhorn divergence has no gradient: with one step, 'sinkhorn' is
+      'wrm' to the bit; it differs from two on.
     attack_train_mode: Whether BatchNorm normalises by the batch while the
       images are moved, as in the step that follows, or by its averages.
     sinkhorn_epsilon: Entropic regularisation, in units of |x - x'|^2.
