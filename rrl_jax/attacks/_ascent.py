@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from rrl_jax.attacks import _checks
 from rrl_jax.numerics import safe_norm
@@ -78,6 +79,57 @@ def repeat(
   )
 
 
+def best_of(
+  run: Callable[[jax.Array], jax.Array],
+  loss_fn: Callable[[jax.Array], jax.Array],
+  keys: jax.Array,
+  num_restarts: int,
+) -> jax.Array:
+  """Of several runs the points of highest loss, example by example.
+
+  Args:
+    run: One key a row, ``[B]``, to points ``[B, ...]``.
+    loss_fn: Points to losses ``[B]``; a NaN never wins and loses to anything.
+    keys: Keys of the first run; the later ones fold in their number.
+    num_restarts: Number of runs, static.
+
+  Returns:
+    The points.
+  """
+  best = run(keys)
+  if num_restarts == 1:
+    return best
+  highest = loss_fn(best)
+  for restart in range(1, num_restarts):
+    again = jax.vmap(lambda k, r=restart: jax.random.fold_in(k, r))(keys)
+    rival = run(again)
+    value = loss_fn(rival)
+    better = (value > highest) | (jnp.isnan(highest) & ~jnp.isnan(value))
+    highest = jnp.where(better, value, highest)
+    better = jnp.reshape(better, (-1,) + (1,) * (rival.ndim - 1))
+    best = jnp.where(better, rival, best)
+  return best
+
+
+def with_auto_axes(fun: Callable[..., Any], *args: Any, like: Any) -> Any:
+  """Calls ``fun``, with all axes of an Explicit mesh made Auto for it.
+
+  Args:
+    fun: Arrays to a pytree of arrays; its matrix products and sorts need
+      collectives that Explicit axes would ask to be named.
+    *args: Its arguments.
+    like: Arrays sharded as the results are to be, in their structure.
+
+  Returns:
+    What ``fun`` returns.
+  """
+  mesh = jax.typeof(jax.tree.leaves(like)[0]).sharding.mesh
+  if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+    return fun(*args)
+  kept = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
+  return jax.sharding.auto_axes(fun, out_sharding=kept)(*args)
+
+
 def row_keys(
   key: jax.Array, example_ids: jax.Array | None, batch_size: int
 ) -> jax.Array:
@@ -125,6 +177,20 @@ def ball_noise(keys: jax.Array, like: jax.Array, norm: str) -> jax.Array:
     return direction / (length + jax.random.exponential(size_key, (), dtype))
 
   return jax.vmap(draw)(keys)
+
+
+def constant(value: Any) -> Any:
+  """Stops the gradient of a JAX array; a plain number stays one."""
+  return jax.lax.stop_gradient(value) if isinstance(value, jax.Array) else value
+
+
+def unit_l1(grads: jax.Array) -> jax.Array:
+  """Gradients over their l1 norms, example by example; zero stays zero."""
+  axes = tuple(range(1, grads.ndim))
+  most = jnp.max(jnp.abs(grads), axis=axes, keepdims=True)
+  scaled = grads / jnp.where(most > 0, most, 1)  # No overflow in the sum.
+  total = jnp.sum(jnp.abs(scaled), axis=axes, keepdims=True)
+  return scaled / jnp.where(total > 0, total, 1)
 
 
 def steepest(grads: jax.Array, *, size: jax.Array, norm: str) -> jax.Array:

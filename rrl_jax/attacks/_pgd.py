@@ -21,6 +21,7 @@ def pgd(
   bounds: tuple[float, float] | None = (0.0, 1.0),
   random_start: bool = True,
   num_restarts: int = 1,
+  momentum: float = 0.0,
   example_ids: ArrayLike | None = None,
   unroll: int | bool | None = None,
 ) -> jax.Array:
@@ -34,7 +35,9 @@ def pgd(
   gradient) and :math:`\Pi` the exact projection on the intersection of ball and
   bounds. An l1 step spends its length on the coordinates of largest gradient,
   each as far as the bounds let it, and gives back what exceeds the ball where
-  it is worth least. The last iterate is returned; of several restarts the one
+  it is worth least. With momentum :math:`\mu` the direction is that of
+  :math:`m \leftarrow \mu m + \nabla_z \ell / \|\nabla_z \ell\|_1` instead of
+  the gradient. The last iterate is returned; of several restarts the one
   of highest loss, example by example. Losses are summed inside, so that an
   example's result does not depend on its batch. The result is under
   stop_gradient, and what ``loss_fn`` closes over is held constant.
@@ -53,6 +56,9 @@ def pgd(
     random_start: Whether to start at a random point of the ball.
     num_restarts: Number of independent runs; more than one needs a random
       start.
+    momentum: Decay of the accumulated gradient, non-negative, static; 0 for
+      none. The momentum iterative fast gradient sign method has 1, no random
+      start and a step of ``epsilon / num_steps``.
     example_ids: Integers ``[B]`` that key the randomness of each row, by
       default its position. With ids an example draws the same noise in any
       batch and on any device.
@@ -81,7 +87,9 @@ def pgd(
 
   References:
     Madry et al., `Towards Deep Learning Models Resistant to Adversarial
-    Attacks <https://arxiv.org/abs/1706.06083>`_, 2018.
+    Attacks <https://arxiv.org/abs/1706.06083>`_, 2018; Dong et al., `Boosting
+    Adversarial Attacks with Momentum <https://arxiv.org/abs/1710.06081>`_,
+    2018.
 
   .. note::
     The l1 step is ours. Other libraries step along the gradient over its l1
@@ -93,13 +101,14 @@ def pgd(
   _checks.scalar('step_size', step_size, positive=False)
   _checks.count('num_steps', num_steps, 0)
   _checks.count('num_restarts', num_restarts, 1)
+  _checks.scalar('momentum', momentum, positive=False)
   box = _checks.bounds(bounds)
   if random_start and key is None:
     raise ValueError('random_start needs a key')
   if num_restarts > 1 and not random_start:
     raise ValueError('num_restarts > 1 needs random_start')
   loss_fn = _ascent.freeze(loss_fn, inputs)
-  epsilon, step_size = _stop(epsilon), _stop(step_size)
+  epsilon, step_size = map(_ascent.constant, (epsilon, step_size))
 
   centre = _projections.widen(inputs)
   radius = _projections.radius_within(epsilon, inputs, norm)
@@ -112,21 +121,27 @@ def pgd(
       delta, centre, radius=radius, norm=norm, box=box
     )
 
-  def step(delta):
+  def step(state):
+    delta, velocity = state
     points = _projections.apply_delta(inputs, delta, box)
     grads = _ascent.gradient(loss_fn, points)
+    if velocity is not None:
+      grads = velocity = momentum * velocity + _ascent.unit_l1(grads)
     if norm == 'l1':
-      return _ascent.steepest_l1(
+      delta = _ascent.steepest_l1(
         delta, grads, size=size, radius=radius, down=down, up=up
       )
-    return project(delta + _ascent.steepest(grads, size=size, norm=norm))
+    else:
+      delta = project(delta + _ascent.steepest(grads, size=size, norm=norm))
+    return delta, velocity
 
   def run(restart_keys):
     delta = jnp.zeros_like(centre)
     if restart_keys is not None:
       noise = _ascent.ball_noise(restart_keys, centre, norm)
       delta = project(delta + radius * noise)
-    delta = _ascent.repeat(step, delta, num_steps, unroll)
+    velocity = jnp.zeros_like(centre) if momentum else None
+    delta, _ = _ascent.repeat(step, (delta, velocity), num_steps, unroll)
     if norm == 'l1':  # For sums that rounding carried over the radius.
       delta = project(delta)
     return _projections.apply_delta(inputs, delta, box)
@@ -134,21 +149,6 @@ def pgd(
   if not random_start:
     return jax.lax.stop_gradient(run(None))
   keys = _ascent.row_keys(key, example_ids, inputs.shape[0])
-  adv_inputs = run(keys)
-  if num_restarts > 1:
-    highest = loss_fn(adv_inputs)
-    for restart in range(1, num_restarts):
-      again = jax.vmap(lambda k, r=restart: jax.random.fold_in(k, r))(keys)
-      rival = run(again)
-      value = loss_fn(rival)
-      # A NaN never wins, and loses to anything.
-      better = (value > highest) | (jnp.isnan(highest) & ~jnp.isnan(value))
-      highest = jnp.where(better, value, highest)
-      better = jnp.reshape(better, (-1,) + (1,) * (inputs.ndim - 1))
-      adv_inputs = jnp.where(better, rival, adv_inputs)
-  return jax.lax.stop_gradient(adv_inputs)
-
-
-def _stop(value):
-  """Stops the gradient of a JAX array; a plain number stays one."""
-  return jax.lax.stop_gradient(value) if isinstance(value, jax.Array) else value
+  return jax.lax.stop_gradient(
+    _ascent.best_of(run, loss_fn, keys, num_restarts)
+  )

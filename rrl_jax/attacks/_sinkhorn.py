@@ -1,10 +1,10 @@
 """The Wasserstein adversary over a whole batch, by entropic transport."""
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
 from rrl_jax.attacks import _ascent, _checks, _projections
@@ -147,16 +147,19 @@ def sinkhorn(
 
   def step(state):
     delta, potentials = state
-    drift, potentials = _on_any_mesh(
-      _transport_drift,
+    drift, potentials = _ascent.with_auto_axes(
+      functools.partial(
+        _transport_drift,
+        tau=tau,
+        threshold=threshold,
+        max_iterations=max_iterations,
+      ),
       delta,
       centre,
       labels,
       epsilon,
       potentials,
-      tau=tau,
-      threshold=threshold,
-      max_iterations=max_iterations,
+      like=(delta, potentials),
     )
     return ascend(delta, drift), potentials
 
@@ -265,17 +268,3 @@ def _costs(delta, x):
     + 2 * ((own - across) + (own - across).T)
   )
   return jnp.maximum(cost_zx, 0), jnp.where(off, jnp.maximum(cost_zz, 0), 0)
-
-
-def _on_any_mesh(fun, delta, centre, labels, epsilon, potentials, **kwargs):
-  """Calls ``fun``, with all axes of an Explicit mesh made Auto for it."""
-  call = lambda *args: fun(*args, **kwargs)
-  args = delta, centre, labels, epsilon, potentials
-  mesh = jax.typeof(delta).sharding.mesh
-  if mesh.empty or AxisType.Explicit not in mesh.axis_types:
-    return call(*args)
-  kept = (
-    jax.typeof(delta).sharding,
-    tuple(jax.typeof(p).sharding for p in potentials),
-  )
-  return jax.sharding.auto_axes(call, out_sharding=kept)(*args)

@@ -135,6 +135,23 @@ def test_an_l1_step_takes_its_excess_where_it_is_worth_least():
   np.testing.assert_allclose(moved, expected, atol=1e-5)
 
 
+def test_momentum_follows_the_accumulated_unit_gradient():
+  x = inputs()
+  grads_of = jax.grad(lambda z: wavy(z).sum())
+  for norm in ('linf', 'l2'):
+    z, velocity = x, 0.0
+    for _ in range(4):
+      grads = np.asarray(grads_of(z))
+      velocity = 0.8 * velocity + grads / np.abs(grads).sum(1, keepdims=True)
+      unit = velocity / np.linalg.norm(velocity, axis=1, keepdims=True)
+      z = z + 0.04 * (np.sign(velocity) if norm == 'linf' else unit)
+      z = np.asarray(attacks.project(z, x, epsilon=0.1, norm=norm))
+    moved = attack(
+      wavy, x, norm=norm, epsilon=0.1, step_size=0.04, num_steps=4, momentum=0.8
+    )
+    np.testing.assert_allclose(moved, z, atol=2e-6)
+
+
 @pytest.mark.parametrize('norm', NORMS)
 def test_no_step_without_random_start_is_the_identity(norm):
   x = inputs()
@@ -331,6 +348,7 @@ def test_eight_devices_equal_one_without_any_communication(key, mesh):
     ({'norm': 'inf'}, ValueError, 'norm must be one of'),
     ({'epsilon': -1.0}, ValueError, 'epsilon must be non-negative'),
     ({'step_size': -1.0}, ValueError, 'step_size must be non-negative'),
+    ({'momentum': -1.0}, ValueError, 'momentum must be non-negative'),
     ({'num_steps': -1}, ValueError, 'num_steps must be at least 0'),
     ({'num_steps': 1.5}, TypeError, 'num_steps must be a Python integer'),
     ({'bounds': (1.0, 0.0)}, ValueError, 'in order'),
