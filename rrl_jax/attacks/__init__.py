@@ -5,9 +5,45 @@ them to logits ``[B, K]``. Results are constants to an outer gradient and stay
 inside ball and bounds in every dtype.
 """
 
+from rrl_jax.attacks._apgd import apgd
+from rrl_jax.attacks._auto_attack import auto_attack
+from rrl_jax.attacks._fab import fab
+from rrl_jax.attacks._fgsm import fgsm
+from rrl_jax.attacks._interacting_particles import interacting_particles
 from rrl_jax.attacks._pgd import pgd
+from rrl_jax.attacks._projected_sinkhorn import projected_sinkhorn
 from rrl_jax.attacks._projections import project
 from rrl_jax.attacks._sinkhorn import sinkhorn
+from rrl_jax.attacks._square import square
+from rrl_jax.attacks._surrogates import (
+  expectation_over_transformation,
+  feature_shift_objective,
+  kl_objective,
+  targeted_objective,
+  untargeted_objective,
+)
+from rrl_jax.attacks._udr import UDRState, udr, udr_init, udr_update
 from rrl_jax.attacks._wrm import wrm
 
-__all__ = ('pgd', 'project', 'sinkhorn', 'wrm')
+__all__ = (
+  'UDRState',
+  'apgd',
+  'auto_attack',
+  'expectation_over_transformation',
+  'fab',
+  'feature_shift_objective',
+  'fgsm',
+  'interacting_particles',
+  'kl_objective',
+  'pgd',
+  'project',
+  'projected_sinkhorn',
+  'sinkhorn',
+  'square',
+  'targeted_objective',
+  'udr',
+  'udr_init',
+  'udr_update',
+  'untargeted_objective',
+  'wrm',
+)

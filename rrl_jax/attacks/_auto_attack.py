@@ -1,0 +1,776 @@
+"""AutoAttack: the worst case over an ensemble, driven from the host."""
+
+from collections.abc import Callable, Sequence
+import os
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+import numpy as np
+
+from rrl_jax.attacks import (
+  _apgd,
+  _checks,
+  _evaluation_state,
+  _fab,
+  _program,
+  _projections,
+  _square,
+)
+
+# The number of a name keys its randomness, whatever else runs.
+ATTACKS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab', 'fab-t', 'square')
+VERSIONS = {
+  'standard': ('apgd-ce', 'apgd-t', 'fab-t', 'square'),
+  'plus': ('apgd-ce', 'apgd-dlr', 'fab', 'square', 'apgd-t', 'fab-t'),
+  'rand': ('apgd-ce', 'apgd-dlr'),
+  'custom': (),
+}
+_SIZES = 4  # Static batch sizes, each half of the one before ...
+_LEAST = 8  # ... down to this one.
+_BLOCK = {'square': 50}  # Steps between two looks at what is broken.
+_PASSES = {'apgd': 2, 'fab': 3, 'square': 1}  # Rough cost of a step.
+_SQUARE_GAIN = 0.002  # Share of examples only Square breaks: a warning sign.
+
+
+class AutoAttackResult(NamedTuple):
+  """The worst case of each example.
+
+  Attributes:
+    adv_inputs: A misclassified point within ball and bounds; the clean input
+      where none was found or where it is misclassified itself, ``[N, ...]``.
+    robust: Whether the clean input and all attacks end in the right class,
+      ``[N]``; its mean is the robust accuracy.
+    by_attack: Whether an example still was robust after ``clean`` and after
+      each attack, ``[N]`` by name, in the order of the attacks.
+    notes: Signs that the figure may not be what it seems, and departures from
+      the version, a sentence each.
+  """
+
+  adv_inputs: np.ndarray
+  robust: np.ndarray
+  by_attack: dict[str, np.ndarray]
+  notes: tuple[str, ...]
+
+
+class Progress(NamedTuple):
+  """Where an evaluation stands.
+
+  Attributes:
+    attack: Name of the attack at work.
+    run: Number of the run (a restart or a target of an attack), from 1.
+    num_runs: Number of runs.
+    num_robust: Examples not broken so far.
+    num_examples: All examples.
+    seconds: Time since the call.
+    seconds_left: Estimate for the rest.
+  """
+
+  attack: str
+  run: int
+  num_runs: int
+  num_robust: int
+  num_examples: int
+  seconds: float
+  seconds_left: float
+
+
+class _Run(NamedTuple):
+  attack: str
+  restart: int = 0
+  rank: int = 0  # Of the target among the clean logits; 0 for none.
+
+
+def auto_attack(
+  logits_fn: Callable[[jax.Array], jax.Array],
+  key: jax.Array,
+  inputs: ArrayLike,
+  labels: ArrayLike,
+  *,
+  epsilon: ArrayLike,
+  norm: str = 'linf',
+  version: str = 'standard',
+  batch_size: int = 256,
+  attacks: Sequence[str] | None = None,
+  bounds: tuple[float, float] | None = (0.0, 1.0),
+  num_steps: int = 100,
+  num_queries: int = 5000,
+  num_targets: int | None = None,
+  num_restarts: int | None = None,
+  num_samples: int | None = None,
+  example_ids: ArrayLike | None = None,
+  mesh: Mesh | None = None,
+  state_path: str | os.PathLike | None = None,
+  save_seconds: float = 60.0,
+  progress: Callable[[Progress], None] | None = None,
+) -> AutoAttackResult:
+  """AutoAttack: each example's worst case over an ensemble of attacks.
+
+  ======== ============================================================
+  version  attacks, in order
+  ======== ============================================================
+  standard apgd-ce, apgd-t (9 targets), fab-t (9 targets), square; in l1
+           apgd-ce has 5 restarts, apgd-t 5 targets, and both run at 3, 2
+           and 1 epsilon
+  plus     apgd-ce, apgd-dlr, fab (5 restarts each), square, apgd-t, fab-t
+  rand     apgd-ce, apgd-dlr with 20 gradients averaged a step
+  custom   those of ``attacks``, as in plus
+  ======== ============================================================
+
+  apgd-t raises the targeted dlr and fab-t steps to the border of the classes
+  that rank 2nd, 3rd, ... at the clean input, one after the other. Every attack
+  starts from the clean input and runs only on examples not broken before; an
+  example stops at its first success. A clean input that is misclassified is
+  not robust.
+
+  Runs on the host and calls compiled steps; call it outside ``jit``. Examples
+  that are done are dropped as it goes, among four static batch sizes, so that
+  nothing compiles twice. Randomness is keyed by example, so that neither
+  batch size nor device count matters but for rounding.
+
+  With few classes: there are at most K - 1 targets; targeted dlr needs four
+  classes and dlr three, below which the difference of logits takes its place
+  (``notes`` says so).
+
+  Args:
+    logits_fn: Maps points ``[B, ...]`` of the dtype of ``inputs`` to logits
+      ``[B, K]``, in evaluation mode. If it has a second required argument it
+      gets fresh keys, one an example, ``[B]``.
+    key: Typed PRNG key.
+    inputs: Clean examples within the bounds, shape ``[N, ...]``, float.
+    labels: True classes, integers, ``[N]``.
+    epsilon: Radius of the ball, non-negative: a scalar or one an example.
+    norm: One of linf, l2, l1.
+    version: One of standard, plus, rand, custom.
+    batch_size: Most examples in the model at once.
+    attacks: Names for ``version='custom'``: apgd-ce, apgd-dlr, apgd-t, fab,
+      fab-t, square.
+    bounds: Least and greatest value of a coordinate, or None.
+    num_steps: Steps of each APGD and FAB run.
+    num_queries: Queries of Square.
+    num_targets: Targets of apgd-t and fab-t; None for the version's.
+    num_restarts: Runs of apgd-ce, apgd-dlr and fab; None for the version's.
+    num_samples: Gradients averaged a step by APGD; None for the version's.
+    example_ids: Integers ``[N]`` that key the randomness of each example, by
+      default its position. With ids a part of a data set can be evaluated
+      alone with the same result.
+    mesh: Spreads batches over the axis ``data`` of a mesh (the first, if none
+      has that name).
+    state_path: File that keeps the state. If it exists, the evaluation goes on
+      from there.
+    save_seconds: Least time between two writes.
+    progress: Called with a :class:`Progress` after every batch of a run.
+
+  Returns:
+    An :class:`AutoAttackResult` of NumPy arrays.
+
+  Raises:
+    TypeError: Called inside ``jit``, inputs not floating, classes not integer,
+      or a count is not an integer.
+    ValueError: Unknown norm, version or attack, bad shapes, classes or inputs
+      out of range, a negative radius, a ``logits_fn`` that does not return
+      ``[B, K]``, or a state of another evaluation.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from rrl_jax import attacks
+    >>> weights = jnp.array([[1.0, -1.0], [-2.0, 2.0]])
+    >>> result = attacks.auto_attack(
+    ...   lambda x: x @ weights, jax.random.key(0),
+    ...   jnp.array([[0.9, 0.3], [0.9, 0.1]]), jnp.array([0, 0]), epsilon=0.15,
+    ...   version='custom', attacks=['apgd-ce'], num_restarts=1, num_steps=5)
+    >>> print(result.robust)
+    [False  True]
+
+  References:
+    Croce and Hein, `Reliable evaluation of adversarial robustness with an
+    ensemble of diverse parameter-free attacks
+    <https://arxiv.org/abs/2003.01690>`_, 2020; l1 as in `Mind the box
+    <https://arxiv.org/abs/2103.01208>`_, 2021.
+
+  .. note::
+    Flags follow the authors' code; of the points that break an example theirs
+    keeps the last of a run and ours the first. Square draws a window for each
+    example (theirs for each batch). A model with keys is asked once more, with
+    fresh keys, whether a point breaks it.
+  """
+  started = time.monotonic()
+  if _program.is_traced(inputs, labels, key, epsilon):
+    raise TypeError('auto_attack runs on the host: call it outside jit')
+  evaluation = _Evaluation(
+    logits_fn,
+    key,
+    inputs,
+    labels,
+    epsilon=epsilon,
+    norm=norm,
+    version=version,
+    batch_size=batch_size,
+    attacks=attacks,
+    bounds=bounds,
+    num_steps=num_steps,
+    num_queries=num_queries,
+    num_targets=num_targets,
+    num_restarts=num_restarts,
+    num_samples=num_samples,
+    example_ids=example_ids,
+    mesh=mesh,
+  )
+  return evaluation.run(state_path, save_seconds, progress, started)
+
+
+class _Evaluation:
+  """One call of ``auto_attack``."""
+
+  def __init__(
+    self,
+    logits_fn,
+    key,
+    inputs,
+    labels,
+    *,
+    epsilon,
+    norm,
+    version,
+    batch_size,
+    attacks,
+    bounds,
+    num_steps,
+    num_queries,
+    num_targets,
+    num_restarts,
+    num_samples,
+    example_ids,
+    mesh,
+  ):
+    _checks.norm(norm)
+    self.attacks = _attacks(version, attacks)
+    self.norm, self.version = norm, version
+    self.box = _checks.bounds(bounds)
+    _checks.count('batch_size', batch_size, 1)
+    _checks.count('num_steps', num_steps, 1)
+    _checks.count('num_queries', num_queries, 1)
+    many = version in ('plus', 'custom')
+    l1 = norm == 'l1' and version == 'standard'
+    if num_restarts is None:
+      num_restarts = 5 if many or l1 else 1
+    if num_samples is None:
+      num_samples = 20 if version == 'rand' else 1
+    _checks.count('num_restarts', num_restarts, 1)
+    _checks.count('num_samples', num_samples, 1)
+    self.num_steps, self.num_queries = num_steps, num_queries
+    self.num_restarts, self.num_samples = num_restarts, num_samples
+    self.schedule = l1
+
+    self.inputs = _host_inputs(inputs, self.box)
+    count = len(self.inputs)
+    self.labels = _host_classes(labels, count, 'labels').astype(np.int32)
+    self.epsilon = _host_epsilon(epsilon, self.inputs)
+    if example_ids is None:
+      example_ids = np.arange(count)
+    self.ids = _host_classes(example_ids, count, 'example_ids')
+    if not jnp.issubdtype(getattr(key, 'dtype', None), jax.dtypes.prng_key):
+      key = jax.random.wrap_key_data(jnp.asarray(key))
+    self.key = key
+
+    self.takes_keys = _program.takes_keys(logits_fn)
+
+    def model(points, keys):
+      args = (points, keys) if self.takes_keys else (points,)
+      logits = logits_fn(*args)
+      _program.check_logits(logits, points.shape[0])
+      return _projections.widen(logits)
+
+    self.model = model
+    self.sharding, devices = _rows_over(mesh)
+    self.sizes = _sizes(min(batch_size, max(count, 1)), devices)
+    self._compiled: dict[Any, Any] = {}
+
+    self.logits = self._clean_logits()
+    num_classes = self.logits.shape[1]
+    _program.check_classes(self.labels, num_classes, 'labels')
+    self.order = np.argsort(self.logits, axis=1, kind='stable')
+    self.notes: list[str] = []
+    self._plan(num_classes, num_targets, 5 if l1 else 9)
+
+  def _plan(self, num_classes, num_targets, apgd_targets):
+    """Lists the runs and what departs from the version."""
+    targets = {'apgd-t': apgd_targets, 'fab-t': 9}
+    if num_targets is not None:
+      _checks.count('num_targets', num_targets, 1)
+      targets = dict.fromkeys(targets, num_targets)
+    self.losses = {'apgd-ce': 'ce', 'apgd-dlr': 'dlr', 'apgd-t': 'dlr'}
+    for attack, least in (('apgd-dlr', 3), ('apgd-t', 4)):
+      if attack in self.attacks and num_classes < least:
+        self.losses[attack] = 'margin'
+        self._note(
+          f'{attack} raises the difference of logits: its dlr needs at least '
+          f'{least} classes and there are {num_classes}'
+        )
+    self.runs: list[_Run] = []
+    for attack in self.attacks:
+      if attack in targets:
+        count = min(targets[attack], num_classes - 1)
+        if count < targets[attack]:
+          self._note(
+            f'{attack} has {count} targets instead of {targets[attack]}: '
+            f'there are {num_classes} classes'
+          )
+        self.runs += [_Run(attack, rank=r) for r in range(2, count + 2)]
+      elif attack == 'square':
+        self.runs.append(_Run(attack))
+      else:
+        self.runs += [_Run(attack, r) for r in range(self.num_restarts)]
+    if self.takes_keys and self.version != 'rand':
+      self._note("the model takes keys: version='rand' averages over them")
+    total = self.logits.sum(axis=1)
+    if (
+      len(total)
+      and self.logits.min() > -1e-5
+      and self.logits.max() < 1 + 1e-5
+      and np.abs(total - 1).max() < 1e-5
+    ):
+      self._note('the outputs look like probabilities; logits are needed')
+
+  def _note(self, text):
+    if text not in self.notes:
+      self.notes.append(text)
+      logging.warning('auto_attack: %s', text)
+
+  def run(self, state_path, save_seconds, progress, started):
+    """Runs what is left to run; returns the result."""
+    settings = self._settings()
+    known = self.logits[:8]
+    state = None
+    if state_path is not None:
+      state = _evaluation_state.load(state_path, self.inputs, settings, known)
+    if state is None:
+      state = _evaluation_state.EvaluationState(self.inputs)
+    for note in state.notes:
+      if note not in self.notes:
+        self.notes.append(note)
+    right = (self.logits.argmax(axis=1) == self.labels) & ~np.isnan(
+      self.logits
+    ).any(axis=1)
+    saved = time.monotonic()
+    spent = seconds = 0.0
+    for number, run in enumerate(self.runs):
+      program = self._program(run)
+      cost = self._cost(run, program)
+      alive = right & (state.broken_by < 0)
+      todo = np.flatnonzero(alive & (state.finished <= number))
+      for low in range(0, len(todo), self.sizes[0]):
+        chunk = todo[low : low + self.sizes[0]]
+        before = time.monotonic()
+        broken, adv = self._chunk(run, program, chunk)
+        seconds += time.monotonic() - before
+        spent += cost * len(chunk)
+        state.finished[chunk] = number + 1
+        state.broken_by[chunk[broken]] = number
+        state.adv_inputs[chunk[broken]] = adv[broken]
+        state.notes = self.notes
+        now = time.monotonic()
+        if state_path is not None and now - saved >= save_seconds:
+          _evaluation_state.save(state_path, state, settings, known)
+          saved = now
+        if progress is not None:
+          robust = int((right & (state.broken_by < 0)).sum())
+          rest = sum(
+            self._cost(r, self._program(r)) for r in self.runs[number + 1 :]
+          )
+          rest = rest * robust + cost * max(len(todo) - low - len(chunk), 0)
+          progress(
+            Progress(
+              attack=run.attack,
+              run=number + 1,
+              num_runs=len(self.runs),
+              num_robust=robust,
+              num_examples=len(self.inputs),
+              seconds=now - started,
+              seconds_left=rest * seconds / spent,
+            )
+          )
+    by_attack = {'clean': right}
+    for attack in self.attacks:
+      last = max(i for i, r in enumerate(self.runs) if r.attack == attack)
+      unbroken = (state.broken_by < 0) | (state.broken_by > last)
+      by_attack[attack] = right & unbroken
+    self._look_at_square(by_attack)
+    state.notes = self.notes
+    if state_path is not None:
+      _evaluation_state.save(state_path, state, settings, known)
+    return AutoAttackResult(
+      adv_inputs=state.adv_inputs,
+      robust=right & (state.broken_by < 0),
+      by_attack=by_attack,
+      notes=tuple(self.notes),
+    )
+
+  def _look_at_square(self, by_attack):
+    names = list(by_attack)
+    if 'square' not in names or len(names) < 3 or not len(self.inputs):
+      return
+    place = names.index('square')
+    gain = by_attack[names[place - 1]] & ~by_attack['square']
+    if gain.mean() > _SQUARE_GAIN:
+      self._note(
+        f'square alone broke {gain.mean():.1%} of the examples: gradients '
+        'may be masked, try an adaptive attack'
+      )
+
+  def _settings(self):
+    """All that results depend on, as JSON values."""
+    return {
+      'version': self.version,
+      'attacks': [list(run) for run in self.runs],
+      'norm': self.norm,
+      'bounds': [float(b) for b in self.box],
+      'epsilon': _evaluation_state.digest(self.epsilon),
+      'num_steps': int(self.num_steps),
+      'num_queries': int(self.num_queries),
+      'num_samples': int(self.num_samples),
+      'inputs': _evaluation_state.digest(self.inputs),
+      'shape': list(self.inputs.shape),
+      'dtype': str(self.inputs.dtype),
+      'labels': _evaluation_state.digest(self.labels),
+      'example_ids': _evaluation_state.digest(self.ids.astype(np.int64)),
+      'key': np.asarray(jax.random.key_data(self.key)).tolist(),
+    }
+
+  def _cost(self, run, program):
+    """Rough passes through the model an example."""
+    kind = run.attack.split('-')[0]
+    passes = _PASSES[kind]
+    if run.attack == 'fab':
+      passes += self.logits.shape[1] - 1
+    if kind == 'apgd':
+      passes *= self.num_samples
+    return passes * sum(program.phases)
+
+  def _program(self, run) -> _program.Program:
+    """The program of a run; equal for all targets and most restarts."""
+    name = ('program', run.attack, run.attack == 'fab' and run.restart > 0)
+    if name not in self._compiled:
+      targeted = run.rank > 0
+      common = {'norm': self.norm, 'box': self.box}
+      if run.attack == 'square':
+        program = _square.Program(
+          self.model, num_queries=self.num_queries, **common
+        )
+      elif run.attack.startswith('fab'):
+        program = _fab.Program(
+          self.model,
+          targeted=targeted,
+          num_steps=self.num_steps,
+          random_start=run.restart > 0,
+          first=True,
+          **common,
+        )
+      else:
+        program = _apgd.Program(
+          self.model,
+          loss=self.losses[run.attack],
+          targeted=targeted,
+          num_steps=self.num_steps,
+          schedule=self.schedule,
+          num_samples=self.num_samples,
+          keyed=self.takes_keys,
+          first=True,
+          **common,
+        )
+      self._compiled[name] = program
+    return self._compiled[name]
+
+  def _chunk(self, run, program, chunk):
+    """One run on at most a batch of examples.
+
+    Args:
+      run: What to run.
+      program: Its program.
+      chunk: Places of the examples, ``[n]``.
+
+    Returns:
+      Whether each was broken, ``[n]``, and the points, ``[n, ...]``.
+    """
+    begin, resume, advance, done_of, take = self._steps(program)
+    found = np.zeros(len(chunk), bool)
+    adv = np.array(self.inputs[chunk])
+    slots = self._padded(np.arange(len(chunk)))  # -1 fills a batch up.
+    state = begin(*self._rows(run, chunk[slots], slots))
+    if run.attack in ('apgd-t', 'apgd-dlr'):
+      flat = np.asarray(jnp.all(state.grads == 0, axis=_after(state.grads)))
+      if (flat & (slots >= 0)).any():
+        self._note(
+          f'zero gradients at the start of {run.attack}: gradients may be '
+          'masked'
+        )
+
+    def collect(state, slots):
+      broken = np.asarray(state.broken) & (slots >= 0)
+      if broken.any():
+        points = np.asarray(state.adv)
+        found[slots[broken]] = True
+        adv[slots[broken]] = points[broken]
+
+    block = _BLOCK.get(run.attack, 10)
+    for phase, count in enumerate(program.phases):
+      if phase:
+        state = resume(state, phase)
+      final = phase == len(program.phases) - 1
+      index = 0
+      while index < count:
+        if final:
+          alive = np.flatnonzero(~np.asarray(done_of(state)) & (slots >= 0))
+          if not len(alive):
+            break
+          if self._fitting(len(alive)) < len(slots):
+            collect(state, slots)
+            kept = self._padded(alive)
+            state = take(state, np.where(kept >= 0, kept, alive[0]))
+            slots = np.where(kept >= 0, slots[kept], -1)
+        stop = min(index + block, count)
+        state = advance(state, phase, index, stop)
+        index = stop
+    collect(state, slots)
+    if self.takes_keys and found.any():
+      found &= self._wrong_again(run, chunk, adv)
+    return found, adv
+
+  def _wrong_again(self, run, chunk, points):
+    slots = self._padded(np.arange(len(chunk)))
+    rows = list(self._rows(run, chunk[slots], slots))
+    rows[0] = self._put(points[slots])
+    rows[-2] = jax.random.fold_in(rows[-2], 0xA6A1)
+    logits = np.asarray(self._predict()(rows[0], rows[4], *rows[-2:]))
+    logits = logits[: len(chunk)]
+    right = logits.argmax(axis=1) == self.labels[chunk]
+    return ~right | np.isnan(logits).any(axis=1)
+
+  def _rows(self, run, places, slots):
+    """The arguments of ``begin`` on the devices."""
+    places = np.where(slots >= 0, places, places[0])
+    targets = self.labels[places]
+    if run.rank:
+      targets = self.order[places, -run.rank].astype(np.int32)
+    key = jax.random.fold_in(self.key, ATTACKS.index(run.attack))
+    if run.rank:
+      key = jax.random.fold_in(key, run.rank)
+    return (
+      self._put(self.inputs[places]),
+      self._put(self.labels[places]),
+      self._put(targets),
+      self._put(self.epsilon[places]),
+      self._put(self.ids[places]),
+      key,
+      np.int32(run.restart),
+    )
+
+  def _steps(self, program):
+    """Compiled begin, resume, advance, done and take of a program."""
+    name = ('steps', id(program))
+    if name in self._compiled:
+      return self._compiled[name]
+    jit = self._jit
+
+    def begin(inputs, labels, targets, epsilon, ids, key, restart):
+      keys = _row_keys(key, ids, restart)
+      radius = _projections.radius_within(epsilon, inputs, self.norm)
+      rows = _program.Rows(inputs, labels, targets, radius, keys)
+      return program.begin(rows)
+
+    step = jit(program.step, donate_argnums=0)
+
+    def block(state, phase, low, high):
+      return jax.lax.fori_loop(
+        low, high, lambda i, s: program.step(s, phase, i), state
+      )
+
+    rolled = jit(block, donate_argnums=0)
+
+    def advance(state, phase, low, high):
+      phase = np.int32(phase)
+      if not self._by_step():
+        return rolled(state, phase, np.int32(low), np.int32(high))
+      for index in range(low, high):
+        state = step(state, phase, np.int32(index))
+      return state
+
+    done = jax.jit(lambda state: state.done)
+    take = jit(
+      lambda state, places: jax.tree.map(lambda leaf: leaf[places], state)
+    )
+    resume = jit(program.resume, static_argnums=1)
+    steps = (jit(begin), resume, advance, done, take)
+    self._compiled[name] = steps
+    return steps
+
+  def _by_step(self):
+    """Whether to call single steps: convolutions crawl in loops on CPU."""
+    if 'by_step' not in self._compiled:
+      one = jax.ShapeDtypeStruct(
+        (self.sizes[-1], *self.inputs.shape[1:]), self.inputs.dtype
+      )
+      keys = jax.eval_shape(
+        lambda: jax.random.split(jax.random.key(0), self.sizes[-1])
+      )
+      text = str(jax.make_jaxpr(self.model)(one, keys))
+      self._compiled['by_step'] = (
+        jax.default_backend() == 'cpu' and 'conv_general_dilated' in text
+      )
+    return self._compiled['by_step']
+
+  def _predict(self):
+    if 'predict' not in self._compiled:
+      self._compiled['predict'] = self._jit(
+        lambda points, ids, key, restart: self.model(
+          points, _row_keys(key, ids, restart)
+        )
+      )
+    return self._compiled['predict']
+
+  def _clean_logits(self):
+    """Logits of all clean inputs, ``[N, K]``, on the host."""
+    found = []
+    predict = self._predict()
+    for low in range(0, max(len(self.inputs), 1), self.sizes[0]):
+      places = np.arange(low, min(low + self.sizes[0], len(self.inputs)))
+      if not len(places):
+        raise ValueError('inputs must hold at least one example')
+      slots = self._padded(np.arange(len(places)))
+      padded = places[slots]
+      logits = predict(
+        self._put(self.inputs[padded]),
+        self._put(self.ids[padded]),
+        jax.random.fold_in(self.key, len(ATTACKS)),
+        np.int32(0),
+      )
+      found.append(np.asarray(logits)[: len(places)])
+    return np.concatenate(found)
+
+  def _fitting(self, count):
+    """The smallest static size that holds so many rows."""
+    return min(size for size in self.sizes if size >= count)
+
+  def _padded(self, values):
+    """Values filled up with -1 to a static size."""
+    missing = self._fitting(len(values)) - len(values)
+    return np.pad(values, (0, missing), constant_values=-1)
+
+  def _put(self, array):
+    if self.sharding is None:
+      return jnp.asarray(array)
+    return jax.device_put(array, self.sharding)
+
+  def _jit(self, fun, **kw):
+    if self.sharding is None:
+      return jax.jit(fun, **kw)
+    return jax.jit(fun, out_shardings=self.sharding, **kw)
+
+
+def _attacks(version, attacks):
+  if version not in VERSIONS:
+    raise ValueError(
+      f'version must be one of {", ".join(VERSIONS)}, got {version!r}'
+    )
+  if version != 'custom':
+    if attacks is not None:
+      raise ValueError("attacks goes with version='custom' only")
+    return VERSIONS[version]
+  names = tuple(attacks or ())
+  if not names or isinstance(attacks, str):
+    raise ValueError(
+      f"version='custom' needs attacks, a list out of {', '.join(ATTACKS)}"
+    )
+  for name in names:
+    if name not in ATTACKS:
+      raise ValueError(
+        f'attacks must be out of {", ".join(ATTACKS)}, got {name!r}'
+      )
+  if len(set(names)) < len(names):
+    raise ValueError(f'attacks must not repeat, got {", ".join(names)}')
+  return names
+
+
+def _host_inputs(inputs, box):
+  if not hasattr(inputs, 'dtype'):
+    inputs = np.asarray(inputs)
+  if not jnp.issubdtype(inputs.dtype, jnp.floating):
+    raise TypeError(f'inputs must have a floating dtype, got {inputs.dtype}')
+  if inputs.ndim < 2:
+    raise ValueError(f'inputs must have shape [N, ...], got {inputs.shape}')
+  dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)
+  inputs = np.asarray(inputs).astype(dtype)
+  if inputs.size:
+    low, high = float(inputs.min()), float(inputs.max())
+    if not (low >= box[0] and high <= box[1]):  # NaN fails as well.
+      raise ValueError(
+        f'inputs must lie within the bounds ({box[0]}, {box[1]}), got '
+        f'{low}..{high}; normalisation belongs inside the model'
+      )
+  return inputs
+
+
+def _host_classes(values, count, name):
+  values = np.asarray(values)
+  if not np.issubdtype(values.dtype, np.integer):
+    raise TypeError(f'{name} must have an integer dtype, got {values.dtype}')
+  if values.shape != (count,):
+    raise ValueError(f'{name} must have shape ({count},), got {values.shape}')
+  return values
+
+
+def _host_epsilon(epsilon, inputs):
+  """The radius of each example, rounded down to the dtype of the work."""
+  exact = np.asarray(epsilon)
+  exact = exact.astype(np.promote_types(exact.dtype, np.float32))
+  if exact.shape not in ((), (len(inputs),)):
+    raise ValueError(
+      f'epsilon must be a scalar or have shape ({len(inputs)},), '
+      f'got {exact.shape}'
+    )
+  if not (exact >= 0).all():
+    raise ValueError(f'epsilon must be non-negative, got {exact.min()}')
+  dtype = np.dtype(jnp.promote_types(inputs.dtype, jnp.float32))
+  rounded = exact.astype(dtype)
+  high = rounded.astype(np.float64) > exact
+  rounded = np.where(high, np.nextafter(rounded, dtype.type(0)), rounded)
+  return np.broadcast_to(rounded, (len(inputs),)).copy()
+
+
+def _row_keys(key, ids, restart):
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+  again = _program.fold(keys, restart)
+  return jax.lax.cond(restart > 0, lambda: again, lambda: keys)
+
+
+def _rows_over(mesh):
+  """Sharding of rows and the number of devices it spreads them over."""
+  if mesh is None:
+    return None, 1
+  axis = 'data' if 'data' in mesh.axis_names else mesh.axis_names[0]
+  auto = Mesh(
+    mesh.devices,
+    mesh.axis_names,
+    axis_types=(AxisType.Auto,) * len(mesh.axis_names),
+  )
+  return NamedSharding(auto, P(axis)), mesh.shape[axis]
+
+
+def _sizes(largest, devices):
+  """Static batch sizes, largest first, multiples of the device count."""
+  least = min(largest, _LEAST)
+  sizes = {
+    -(-max(largest // 2**power, least) // devices) * devices
+    for power in range(_SIZES)
+  }
+  return tuple(sorted(sizes, reverse=True))
+
+
+def _after(x):
+  return tuple(range(1, x.ndim))

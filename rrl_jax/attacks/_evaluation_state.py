@@ -1,0 +1,130 @@
+"""How far an evaluation has come, in a file that survives a kill."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+import zipfile
+
+import numpy as np
+
+_FORMAT = 1
+
+
+class EvaluationState:
+  """Progress of an AutoAttack evaluation, example by example.
+
+  Attributes:
+    finished: Runs each example has been through, ``[N]``.
+    broken_by: Run that broke each example, -1 for none, ``[N]``.
+    adv_inputs: What broke it, the clean input else, ``[N, ...]``.
+    notes: Remarks made so far.
+  """
+
+  def __init__(self, inputs: np.ndarray):
+    self.finished = np.zeros(len(inputs), np.int32)
+    self.broken_by = np.full(len(inputs), -1, np.int32)
+    self.adv_inputs = np.array(inputs)
+    self.notes: list[str] = []
+
+
+def digest(array: np.ndarray) -> str:
+  """A short fingerprint of an array's bytes."""
+  data = np.ascontiguousarray(array)
+  return hashlib.sha256(data.view(np.uint8).tobytes()).hexdigest()[:16]
+
+
+def save(
+  path: str | os.PathLike,
+  state: EvaluationState,
+  settings: dict[str, Any],
+  logits: np.ndarray,
+) -> None:
+  """Writes a state beside its place and renames it there.
+
+  Args:
+    path: The file.
+    state: What to keep.
+    settings: All that results depend on, JSON values by name.
+    logits: Clean logits of a few examples, to know the model by.
+  """
+  path = pathlib.Path(path)
+  broken = state.broken_by >= 0
+  adv = np.ascontiguousarray(state.adv_inputs[broken])
+  part = path.with_name(f'{path.name}.{os.getpid()}.part')
+  with open(part, 'wb') as file:
+    np.savez(
+      file,
+      format=_FORMAT,
+      settings=json.dumps(settings),
+      logits=np.asarray(logits, np.float64),
+      finished=state.finished,
+      broken_by=state.broken_by,
+      adv=np.frombuffer(adv.tobytes(), np.uint8),  # Any dtype, bfloat16 too.
+      notes=json.dumps(state.notes),
+    )
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(part, path)
+
+
+def load(
+  path: str | os.PathLike,
+  inputs: np.ndarray,
+  settings: dict[str, Any],
+  logits: np.ndarray,
+) -> EvaluationState | None:
+  """Reads a state, None if there is no file.
+
+  Args:
+    path: The file.
+    inputs: Clean examples, ``[N, ...]``.
+    settings: As in ``save``; they must be equal.
+    logits: As in ``save``; they must be close.
+
+  Returns:
+    The state.
+
+  Raises:
+    ValueError: The file cannot be read, or is of another evaluation.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      stored = dict(stored)
+    theirs = json.loads(str(stored['settings']))
+    notes = json.loads(str(stored['notes']))
+    known = stored['logits']
+    if int(stored['format']) != _FORMAT:
+      raise ValueError(f'format {int(stored["format"])}')
+  except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    cause = str(error).split('\n')[0]
+    raise ValueError(
+      f'{path} is not a readable evaluation state ({cause}); delete it or '
+      'give another state_path'
+    ) from None
+  names = sorted(
+    n for n in {*settings, *theirs} if settings.get(n) != theirs.get(n)
+  )
+  if not names:
+    scale = 1 + np.abs(logits).max(initial=0)
+    same = known.shape == logits.shape and np.allclose(
+      known, logits, rtol=0, atol=1e-2 * scale, equal_nan=True
+    )
+    names = [] if same else ['the model']
+  if names:
+    raise ValueError(
+      f'{path} holds an evaluation that differs in {", ".join(names)}; '
+      'delete it or give another state_path'
+    )
+  state = EvaluationState(inputs)
+  state.finished = stored['finished']
+  state.broken_by = stored['broken_by']
+  state.notes = notes
+  broken = state.broken_by >= 0
+  adv = np.frombuffer(stored['adv'].tobytes(), inputs.dtype)
+  state.adv_inputs[broken] = adv.reshape((-1, *inputs.shape[1:]))
+  return state
