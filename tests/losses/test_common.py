@@ -16,6 +16,7 @@ B, K = 16, 3
 PROBS = jnp.array([0.2, 0.3, 0.5])
 PRIOR = jnp.array([0.5, 0.25, 0.25])
 COST = 1.0 - jnp.eye(K)
+HEAD = jnp.arange(18.0).reshape(6, K) % 5 - 2
 
 # name -> function of (rows [B], images [B, 6], ids [B], small [K]); only the
 # first three have a batch axis.
@@ -55,10 +56,108 @@ CALLS = {
   ),
   'step_scale': lambda r, x, i, v: losses.step_scale(jnp.abs(r), rule='rms'),
   'transport_cost': lambda r, x, i, v: losses.transport_cost(x, x * x),
+  # Robust: clean against attacked.
+  'adversarial_loss_bound': lambda r, x, i, v: losses.adversarial_loss_bound(
+    r, r * r, lipschitz=0.5
+  ),
+  'alp': lambda r, x, i, v: losses.alp(x, x * x, i),
+  'feature_shift': lambda r, x, i, v: losses.feature_shift(
+    x, x * x, distance='unit_l2'
+  ),
+  'head_lipschitz': lambda r, x, i, v: losses.head_lipschitz(v[None, :]),
+  'linear_loss_gap': lambda r, x, i, v: losses.linear_loss_gap(
+    x, x * x, i, HEAD.astype(x.dtype), v
+  ),
+  'margin_certificate': lambda r, x, i, v: losses.margin_certificate(
+    x @ HEAD.astype(x.dtype), HEAD, labels=i
+  ),
+  'mart': lambda r, x, i, v: losses.mart(x, x * x, i),
+  'pinsker_loss_bound': lambda r, x, i, v: losses.pinsker_loss_bound(
+    r, r * r, max_loss=3.0
+  ),
+  'trades': lambda r, x, i, v: losses.trades(x, x * x, i),
+  'virtual_adversarial': lambda r, x, i, v: losses.virtual_adversarial(
+    lambda z: z @ HEAD.astype(z.dtype),
+    jax.random.key(0),
+    x,
+    epsilon=0.5,
+    example_ids=i,
+  ),
+  # Distributional: over groups, over examples, over noise.
+  'armor_init': lambda r, x, i, v: losses.armor_init(v[0]),
+  'armor_risk': lambda r, x, i, v: losses.armor_risk(
+    r, r * r, losses.ArmorState(v[0]), cost_weight=0.1, radius=0.5
+  ),
+  'armor_update': lambda r, x, i, v: losses.armor_update(
+    losses.ArmorState(v[0]), r, r * r, cost_weight=0.1, radius=0.5
+  ),
+  'armor_weights': lambda r, x, i, v: losses.armor_weights(
+    r, r * r, losses.ArmorState(v[0]), cost_weight=0.1
+  ),
+  'chi2_dual': lambda r, x, i, v: losses.chi2_dual(r, v[0], radius=0.5),
+  'chi2_risk': lambda r, x, i, v: losses.chi2_risk(r, penalty=0.5),
+  'chi2_weights': lambda r, x, i, v: losses.chi2_weights(r, radius=0.2),
+  'cvar_dual': lambda r, x, i, v: losses.cvar_dual(r, 1.0, level=0.5),
+  'cvar_risk': lambda r, x, i, v: losses.cvar_risk(r, level=0.3),
+  'cvar_weights': lambda r, x, i, v: losses.cvar_weights(
+    r, level=0.3, penalty=0.5
+  ),
+  'group_dro': lambda r, x, i, v: losses.group_dro(
+    r, i, losses.GroupDROState(v)
+  ),
+  'group_dro_init': lambda r, x, i, v: losses.group_dro_init(K, v.dtype),
+  'group_dro_update': lambda r, x, i, v: losses.group_dro_update(
+    losses.GroupDROState(v), r, i
+  ),
+  'multilevel_probs': lambda r, x, i, v: jnp.asarray(
+    losses.multilevel_probs(3), v.dtype
+  ),
+  'sinkhorn_dro': lambda r, x, i, v: losses.sinkhorn_dro(
+    x, penalty=2.0, epsilon=0.1
+  ),
+  'sinkhorn_dro_multilevel': lambda r, x, i, v: losses.sinkhorn_dro_multilevel(
+    x[:, :4], penalty=2.0, epsilon=0.1
+  ),
+  'sinkhorn_dro_samples': lambda r, x, i, v: losses.sinkhorn_dro_samples(
+    jax.random.key(0), x, epsilon=0.1, num_samples=2, example_ids=i
+  ),
 }
-TYPES = {'ConceptRiskState'}
-PER_EXAMPLE = {'importance_weights', 'transport_cost'}
-OVER_BATCH = {'concept_risk_update', 'step_scale'}
+TYPES = {
+  'ArmorState',
+  'ConceptRiskState',
+  'GroupDROState',
+}
+PER_EXAMPLE = {
+  'adversarial_loss_bound',
+  'alp',
+  'cvar_dual',
+  'feature_shift',
+  'importance_weights',
+  'linear_loss_gap',
+  'margin_certificate',
+  'mart',
+  'pinsker_loss_bound',
+  'sinkhorn_dro',
+  'sinkhorn_dro_multilevel',
+  'sinkhorn_dro_samples',
+  'trades',
+  'transport_cost',
+  'virtual_adversarial',
+}
+OVER_BATCH = {
+  'armor_risk',
+  'armor_update',
+  'armor_weights',
+  'chi2_dual',
+  'chi2_risk',
+  'chi2_weights',
+  'concept_risk_update',
+  'cvar_risk',
+  'cvar_weights',
+  'group_dro',
+  'group_dro_update',
+  'step_scale',
+}
 
 
 def arguments(dtype=jnp.float32):
@@ -147,7 +246,7 @@ def test_it_runs_per_device(name, mesh):
   whole = fun(*args)
   close(out, whole)
   if name in PER_EXAMPLE:
-    close(per_device.reshape(B), whole)
+    close(per_device.reshape(whole.shape), whole)
   else:
     close(jax.tree.map(lambda a: a[5], per_device), whole)
 
