@@ -178,6 +178,7 @@ def _small_images(config, epsilon):
   config.log_steps = 20
   config.ckpt_steps = 200
   config.evals = _evals(epsilon)
+  config.evals.transfer.num_train = 0  # All of the target's training split.
 
 
 def _sgd(config):
