@@ -341,7 +341,7 @@ class Program:
   def _begin(self, rows, delta, phase, fresh):
     radius = rows.radius * self.scales[phase]
     points, wrong, losses, grads = self._look(rows, delta, phase, 0)
-    total = delta[0].size
+    total = _program.size_of(delta)
     dtype = delta.dtype
     # Zero of each row, derived from it so as to be sharded like it.
     zero = 0 * _program.flat(radius)
@@ -398,7 +398,7 @@ class Program:
 
   def _sparse(self, state):
     """The gradient where it is among the largest, zero elsewhere."""
-    total = state.grads[0].size
+    total = _program.size_of(state.grads)
     index = ((1 - state.share) * total).astype(jnp.int32)
     count = total - jnp.clip(index, 0, total - 1)
     size = jnp.abs(state.grads)
@@ -452,7 +452,7 @@ class Program:
     )
 
   def _check_support(self, state, radius, due):
-    total = state.delta[0].size
+    total = _program.size_of(state.delta)
     support = _support(state.best_delta)
     shrank = support / jnp.maximum(state.support, 1e-30) < 0.95
     shrank = shrank & (state.support > 0)
@@ -519,6 +519,6 @@ def _kth_largest(values, count):
     enough = jnp.sum(bits >= probe, axis=axes, keepdims=True) >= count
     return jnp.where(enough, probe, low)
 
-  low = jnp.zeros_like(count, dtype=integer)
+  low = 0 * count.astype(integer)
   low = jax.lax.fori_loop(0, 31 + 32 * wide, halve, low)
   return jax.lax.bitcast_convert_type(low, values.dtype)

@@ -44,7 +44,9 @@ def displacement(
   room = jnp.where(slope > 0, room, 0)
   within = total(slope * room) > gap
   if norm == 'l1':
-    size = _greedy(slope, room, gap, total)
+    # No coordinate needs more than closes the gap; there may be no box.
+    alone = gap / jnp.where(slope > 0, slope, 1)
+    size = _greedy(slope, jnp.minimum(room, alone), gap, total)
   else:
     rate = slope if norm == 'l2' else jnp.ones_like(slope)
 

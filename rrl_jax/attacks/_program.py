@@ -8,6 +8,7 @@ it from the host and drops finished rows in between.
 
 from collections.abc import Callable
 import inspect
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -160,15 +161,26 @@ def prepare(
   if isinstance(epsilon, jax.Array):
     epsilon = jax.lax.stop_gradient(epsilon)
   radius = _projections.radius_within(epsilon, inputs, norm)
-  shape = (batch_size,) + (1,) * (inputs.ndim - 1)
   rows = Rows(
     inputs=inputs,
     labels=labels,
     targets=labels if targets is None else targets,
-    radius=jnp.broadcast_to(radius, shape),
+    radius=radius + zero_of(inputs),
     keys=keys,
   )
   return freeze(logits_fn, inputs, keys), rows
+
+
+def zero_of(x: jax.Array) -> jax.Array:
+  """Zero of each row, ``[B, 1, ...]``, wide, laid out over devices as ``x``."""
+  axes = tuple(range(1, x.ndim))
+  known = jnp.any(x == x, axis=axes, keepdims=True)
+  return 0 * known.astype(_projections.widen(x).dtype)
+
+
+def size_of(x: jax.Array) -> int:
+  """Numbers in a row."""
+  return math.prod(x.shape[1:])
 
 
 def fold(keys: jax.Array, data: ArrayLike) -> jax.Array:

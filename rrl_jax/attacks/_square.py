@@ -239,7 +239,7 @@ class Program:
       margin=margin,
       adv=points,
       broken=wrong,
-      queries=jnp.ones_like(rows.labels, jnp.int32),
+      queries=1 + 0 * wrong.astype(jnp.int32),
     )
 
   def resume(self, state: State, phase: int) -> State:
