@@ -58,8 +58,8 @@ def trades(
 
   References:
     Zhang et al., `Theoretically Principled Trade-off between Robustness and
-    Accuracy <https://arxiv.org/abs/1901.08573>`_, 2019, Eq. (5) with the
-    divergence of the authors' code.
+    Accuracy <https://arxiv.org/abs/1901.08573>`_, 2019, the objective for
+    many classes, with the divergence of the authors' code.
 
   .. note::
     Equal to the authors' code where that averages both terms over the batch.
@@ -195,7 +195,8 @@ def alp(
 
   References:
     Kannan, Kurakin, Goodfellow, `Adversarial Logit Pairing
-    <https://arxiv.org/abs/1803.06373>`_, 2018, section 4.
+    <https://arxiv.org/abs/1803.06373>`_, 2018, mixed-minibatch
+    training with pairing.
 
   .. note::
     The paper writes an L2 loss without saying whether it is summed or

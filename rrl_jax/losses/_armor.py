@@ -114,7 +114,7 @@ def armor_risk(
   :math:`\lambda` that minimises it, it is the largest expected loss over all
   weights p and moves of examples with :math:`\mathrm{KL}(p \| 1/m) + L
   \sum_i p_i c_i \le \epsilon`. Exact gradients flow
-  to ``losses``, which are the models', and to the state's multiplier,
+  to ``losses`` and to the state's multiplier, to the latter
   :math:`\epsilon - \mathrm{KL} - L\sum_i p_i c_i`: what of the budget is not
   used. The rest is constant.
 

@@ -185,7 +185,8 @@ def group_dro(
 
   References:
     Sagawa et al., `Distributionally Robust Neural Networks for Group Shifts
-    <https://arxiv.org/abs/1911.08731>`_, 2020, Eq. (4).
+    <https://arxiv.org/abs/1911.08731>`_, 2020, the objective that
+    the online algorithm minimises.
 
   .. note::
     The adjustment is a constant of the loss and enters the update alone; the

@@ -335,7 +335,12 @@ def chi2_dual(
     square = _shared(square, axis_name)
   if penalty is not None:
     penalty = jnp.asarray(penalty, dtype)
-    return eta + penalty / 2 + unit * (unit / (2 * penalty)) * square
+    largest = jnp.finfo(dtype).max / 4
+    return (
+      eta
+      + penalty / 2
+      + square * jnp.minimum(unit * (unit / (2 * penalty)), largest)
+    )
   some = square > 0
   norm = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
   return eta + jnp.sqrt(1 + 2 * jnp.asarray(radius, dtype)) * unit * norm
