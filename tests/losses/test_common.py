@@ -243,7 +243,7 @@ def test_it_runs_per_device(name, mesh):
     join = lambda a: a.reshape(-1, *a.shape[2:])
     close(out, jax.tree.map(join, per_device))
     return
-  whole = fun(*args)
+  whole = jax.jit(fun)(*args)
   close(out, whole)
   if name in PER_EXAMPLE:
     close(per_device.reshape(whole.shape), whole)
