@@ -12,6 +12,7 @@ from rrl_jax.losses._armor import (
   armor_update,
   armor_weights,
 )
+from rrl_jax.losses._bootstrapping import bootstrapping
 from rrl_jax.losses._concept_ascent import (
   concept_mirror_ascent,
   concept_projected_ascent,
@@ -28,12 +29,31 @@ from rrl_jax.losses._concept_risk import (
   concept_risk_init,
   concept_risk_update,
 )
+from rrl_jax.losses._derivative_manipulation import (
+  derivative_manipulation,
+  gradient_rescaling,
+  improved_mean_absolute_error,
+  rescaling_weights,
+)
 from rrl_jax.losses._downstream_bound import (
   adversarial_loss_bound,
   head_lipschitz,
   linear_loss_gap,
   margin_certificate,
   pinsker_loss_bound,
+)
+from rrl_jax.losses._early_learning import (
+  EarlyLearningState,
+  early_learning_init,
+  early_learning_regularization,
+  early_learning_update,
+)
+from rrl_jax.losses._emphasis import (
+  beta_log_weight,
+  emphasis_log_weight,
+  emphasis_weight,
+  exponential_log_weight,
+  normal_log_weight,
 )
 from rrl_jax.losses._feature_shift import feature_shift
 from rrl_jax.losses._group_dro import (
@@ -43,6 +63,27 @@ from rrl_jax.losses._group_dro import (
   group_dro_update,
 )
 from rrl_jax.losses._importance import importance_weights, step_scale
+from rrl_jax.losses._label_losses import (
+  focal,
+  generalized_cross_entropy,
+  mean_absolute_error,
+  reverse_cross_entropy,
+  symmetric_cross_entropy,
+  truncated_generalized_cross_entropy,
+)
+from rrl_jax.losses._label_odds import label_probability
+from rrl_jax.losses._mixup import (
+  mixup_inputs,
+  mixup_loss,
+  mixup_pairs,
+  mixup_targets,
+)
+from rrl_jax.losses._normalized_losses import (
+  active_passive,
+  normalized_cross_entropy,
+  normalized_focal,
+  normalized_generalized_cross_entropy,
+)
 from rrl_jax.losses._sinkhorn_dro import (
   multilevel_probs,
   sinkhorn_dro,
@@ -63,7 +104,9 @@ from rrl_jax.losses._virtual_adversarial import virtual_adversarial
 __all__ = (
   'ArmorState',
   'ConceptRiskState',
+  'EarlyLearningState',
   'GroupDROState',
+  'active_passive',
   'adapt_gamma',
   'adversarial_loss_bound',
   'alp',
@@ -71,6 +114,8 @@ __all__ = (
   'armor_risk',
   'armor_update',
   'armor_weights',
+  'beta_log_weight',
+  'bootstrapping',
   'chi2_dual',
   'chi2_risk',
   'chi2_weights',
@@ -86,22 +131,47 @@ __all__ = (
   'cvar_dual',
   'cvar_risk',
   'cvar_weights',
+  'derivative_manipulation',
+  'early_learning_init',
+  'early_learning_regularization',
+  'early_learning_update',
+  'emphasis_log_weight',
+  'emphasis_weight',
+  'exponential_log_weight',
   'feature_shift',
+  'focal',
+  'generalized_cross_entropy',
+  'gradient_rescaling',
   'group_dro',
   'group_dro_init',
   'group_dro_update',
   'head_lipschitz',
   'importance_weights',
+  'improved_mean_absolute_error',
+  'label_probability',
   'linear_loss_gap',
   'margin_certificate',
   'mart',
+  'mean_absolute_error',
+  'mixup_inputs',
+  'mixup_loss',
+  'mixup_pairs',
+  'mixup_targets',
   'multilevel_probs',
+  'normal_log_weight',
+  'normalized_cross_entropy',
+  'normalized_focal',
+  'normalized_generalized_cross_entropy',
   'pinsker_loss_bound',
+  'rescaling_weights',
+  'reverse_cross_entropy',
   'sinkhorn_dro',
   'sinkhorn_dro_multilevel',
   'sinkhorn_dro_samples',
   'step_scale',
+  'symmetric_cross_entropy',
   'trades',
   'transport_cost',
+  'truncated_generalized_cross_entropy',
   'virtual_adversarial',
 )

@@ -121,27 +121,119 @@ CALLS = {
   'sinkhorn_dro_samples': lambda r, x, i, v: losses.sinkhorn_dro_samples(
     jax.random.key(0), x, epsilon=0.1, num_samples=2, example_ids=i
   ),
+  # Label noise.
+  'active_passive': lambda r, x, i, v: losses.active_passive(x, i),
+  'beta_log_weight': lambda r, x, i, v: losses.beta_log_weight(
+    -r, -r * r, alpha=1.7, eta=2.0
+  ),
+  'bootstrapping': lambda r, x, i, v: losses.bootstrapping(x, i),
+  'derivative_manipulation': lambda r, x, i, v: losses.derivative_manipulation(
+    x, i, lambda log_p, log_rest: 0.7 * log_p + log_rest
+  ),
+  'early_learning_init': lambda r, x, i, v: losses.early_learning_init(
+    4, 6, v.dtype
+  ),
+  'early_learning_regularization': lambda r, x, i, v: (
+    losses.early_learning_regularization(x, i, jax.nn.softmax(x * x))
+  ),
+  'early_learning_update': lambda r, x, i, v: losses.early_learning_update(
+    losses.EarlyLearningState(jnp.full((B, 6), 0.1)), x, i
+  )[1],
+  'emphasis_log_weight': lambda r, x, i, v: losses.emphasis_log_weight(
+    -r, -r * r, focus=0.5, spread=8.0
+  ),
+  'emphasis_weight': lambda r, x, i, v: losses.emphasis_weight(
+    r / 3, focus=0.5, spread=8.0
+  ),
+  'exponential_log_weight': lambda r, x, i, v: losses.exponential_log_weight(
+    -r, -r * r, spread=8.0
+  ),
+  'focal': lambda r, x, i, v: losses.focal(x, i),
+  'generalized_cross_entropy': lambda r, x, i, v: (
+    losses.generalized_cross_entropy(x, i)
+  ),
+  'gradient_rescaling': lambda r, x, i, v: losses.gradient_rescaling(
+    x, i, focus=0.5, spread=8.0
+  ),
+  'improved_mean_absolute_error': lambda r, x, i, v: (
+    losses.improved_mean_absolute_error(x, i, normalization='none')
+  ),
+  'label_probability': lambda r, x, i, v: losses.label_probability(x, i),
+  'mean_absolute_error': lambda r, x, i, v: losses.mean_absolute_error(x, i),
+  'mixup_inputs': lambda r, x, i, v: losses.mixup_inputs(x, i % 2, r / 3),
+  'mixup_loss': lambda r, x, i, v: losses.mixup_loss(
+    losses.focal, x, i, i % 2, r / 3
+  ),
+  'mixup_pairs': lambda r, x, i, v: losses.mixup_pairs(
+    jax.random.key(0), B, alpha=0.5
+  ),
+  'mixup_targets': lambda r, x, i, v: losses.mixup_targets(
+    i, i % 2, r / 3, num_classes=K
+  ),
+  'normal_log_weight': lambda r, x, i, v: losses.normal_log_weight(
+    -r, -r * r, mode=0.3, spread=8.0
+  ),
+  'normalized_cross_entropy': lambda r, x, i, v: (
+    losses.normalized_cross_entropy(x, i)
+  ),
+  'normalized_focal': lambda r, x, i, v: losses.normalized_focal(x, i),
+  'normalized_generalized_cross_entropy': lambda r, x, i, v: (
+    losses.normalized_generalized_cross_entropy(x, i)
+  ),
+  'rescaling_weights': lambda r, x, i, v: losses.rescaling_weights(
+    losses.focal, x, i, lambda log_p, log_rest: 0.7 * log_p + log_rest
+  ),
+  'reverse_cross_entropy': lambda r, x, i, v: losses.reverse_cross_entropy(
+    x, i
+  ),
+  'symmetric_cross_entropy': lambda r, x, i, v: losses.symmetric_cross_entropy(
+    x, i
+  ),
+  'truncated_generalized_cross_entropy': lambda r, x, i, v: (
+    losses.truncated_generalized_cross_entropy(x, i, threshold=0.1)
+  ),
 }
 TYPES = {
   'ArmorState',
   'ConceptRiskState',
+  'EarlyLearningState',
   'GroupDROState',
 }
 PER_EXAMPLE = {
+  'active_passive',
   'adversarial_loss_bound',
   'alp',
+  'beta_log_weight',
+  'bootstrapping',
   'cvar_dual',
+  'early_learning_regularization',
+  'early_learning_update',
+  'emphasis_log_weight',
+  'emphasis_weight',
+  'exponential_log_weight',
   'feature_shift',
+  'focal',
+  'generalized_cross_entropy',
   'importance_weights',
+  'improved_mean_absolute_error',
+  'label_probability',
   'linear_loss_gap',
   'margin_certificate',
   'mart',
+  'mean_absolute_error',
+  'normal_log_weight',
+  'normalized_cross_entropy',
+  'normalized_focal',
+  'normalized_generalized_cross_entropy',
   'pinsker_loss_bound',
+  'reverse_cross_entropy',
   'sinkhorn_dro',
   'sinkhorn_dro_multilevel',
   'sinkhorn_dro_samples',
+  'symmetric_cross_entropy',
   'trades',
   'transport_cost',
+  'truncated_generalized_cross_entropy',
   'virtual_adversarial',
 }
 OVER_BATCH = {
@@ -154,8 +246,14 @@ OVER_BATCH = {
   'concept_risk_update',
   'cvar_risk',
   'cvar_weights',
+  'derivative_manipulation',
+  'gradient_rescaling',
   'group_dro',
   'group_dro_update',
+  'mixup_inputs',
+  'mixup_loss',
+  'mixup_targets',
+  'rescaling_weights',
   'step_scale',
 }
 
