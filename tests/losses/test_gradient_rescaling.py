@@ -2,6 +2,8 @@
 
 import functools
 
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -338,6 +340,35 @@ def test_extreme_logits_are_finite(dtype, normalization):
         if normalization == 'batch' and size < 1e30 and not guard:
           total = np.abs(np.asarray(grad, 'f')).sum()
           np.testing.assert_allclose(total, 1, rtol=1e-2)
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(st.data())
+def test_any_batch_has_a_gradient_of_norm_one(data):
+  number = st.sampled_from([0.0, 1.0, -1.0, 1e-3, 30.0, -88.0, 1e4, -1e4])
+  number = number | st.floats(-50, 50, width=32)
+  logits = data.draw(
+    st.lists(number, min_size=B * K, max_size=B * K).map(
+      lambda v: np.asarray(v, 'f').reshape(B, K)
+    )
+  )
+  ints = lambda lo, hi: st.lists(st.integers(lo, hi), min_size=B, max_size=B)
+  labels = np.asarray(data.draw(ints(-1, K)))
+  where = np.asarray(data.draw(ints(0, 1)), bool)
+  focus = data.draw(st.floats(0, 10))
+  spread = data.draw(st.floats(-100, 100))
+  logits[~where] = np.nan
+  counts = where & (labels >= 0) & (labels < K)
+  grad, value = rescaled(
+    logits, labels, where, focus, spread, 0.0, normalization='batch'
+  )
+  grad = np.asarray(grad)
+  np.testing.assert_allclose(np.abs(grad).sum(), counts.any(), rtol=1e-5)
+  np.testing.assert_allclose(grad.sum(-1), 0, atol=1e-6)
+  assert not grad[~counts].any()
+  assert not value[~counts].any()
+  assert np.isfinite(value).all()
+  assert (np.asarray(value) >= 0).all()
 
 
 def test_a_fitted_example_keeps_its_pull_unless_guarded():

@@ -2,6 +2,8 @@
 
 import functools
 
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +179,34 @@ def test_extreme_logits_are_finite_in_value_and_gradient(name, dtype):
     assert grads.dtype == dtype
     assert np.isfinite(out).all()
     assert np.isfinite(np.asarray(grads, 'f')).all()
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(st.data())
+def test_any_batch_has_finite_losses_in_their_range(data):
+  number = st.sampled_from([0.0, 1.0, -1.0, 1e-3, 30.0, -88.0, 1e4, -1e4])
+  number = number | st.floats(-50, 50, width=32)
+  logits = data.draw(
+    st.lists(number, min_size=B * K, max_size=B * K).map(
+      lambda v: np.asarray(v, 'f').reshape(B, K)
+    )
+  )
+  ints = lambda lo, hi: st.lists(st.integers(lo, hi), min_size=B, max_size=B)
+  labels = np.asarray(data.draw(ints(-2, K + 1)))
+  where = np.asarray(data.draw(ints(0, 1)), bool)
+  logits[~where] = np.inf
+  counts = where & (labels >= 0) & (labels < K)
+  out = jax.device_get(everything(logits, labels, where))
+  for name, (grads, values) in out.items():
+    assert np.isfinite(values).all(), name
+    assert np.isfinite(grads).all(), name
+    assert not values[~counts].any(), name
+    assert not grads[~counts].any(), name
+    np.testing.assert_allclose(grads.sum(-1), 0, atol=1e-4)
+    if name.startswith('normalized'):
+      assert values.max() <= 1 + 1e-6, name
+    if name != 'truncated':
+      assert values.min() >= 0, name
 
 
 def test_generalized_cross_entropy_runs_from_cross_entropy_to_error(x64):
