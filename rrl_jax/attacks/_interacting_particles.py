@@ -109,9 +109,9 @@ def interacting_particles(
     ``shard_map`` and ``pmap`` that is the local one, under ``jit`` the global
     one. Memory grows with B squared. The signs are those of the authors'
     code: the second blob term pulls near particles together; the dgf term
-    with negative c pushes those apart that are nearer than
-    :math:`\sqrt2 h`, and pulls the others together. The code re-shuffles batches every 10
-    steps and keeps any success of 50 restarts; the first is the caller's, see
+    with negative c pushes those apart that are nearer than :math:`\sqrt2 h`
+    and pulls the others together. The code re-shuffles batches every 10 steps
+    and keeps any success of 50 restarts; the first is the caller's, see
     ``init``, and here restarts keep the highest loss. Where the median is 0
     the bandwidth is 1.
   """
