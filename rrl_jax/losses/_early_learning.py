@@ -75,6 +75,8 @@ def early_learning_update(
       may hold inf or NaN.
     axis_name: Name of a mapped axis over which the batch is spread; the
       memory is the same, and whole, on each device, before and after.
+      ``shard_map`` cannot see that of a gather: give it
+      ``check_vma=False`` to return the state unmapped.
 
   Returns:
     ``(state, targets)``: the new memory and its rows of this batch,
