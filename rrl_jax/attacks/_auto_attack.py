@@ -88,7 +88,7 @@ class _Run(NamedTuple):
 
 def auto_attack(
   logits_fn: Callable[[jax.Array], jax.Array],
-  key: jax.Array,
+  key: jax.Array | None,
   inputs: ArrayLike,
   labels: ArrayLike,
   *,
@@ -141,7 +141,7 @@ def auto_attack(
     logits_fn: Maps points ``[B, ...]`` of the dtype of ``inputs`` to logits
       ``[B, K]``, in evaluation mode. If it has a second required argument it
       gets fresh keys, one an example, ``[B]``.
-    key: Typed PRNG key.
+    key: Typed PRNG key; None for key 0.
     inputs: Clean examples within the bounds, shape ``[N, ...]``, float.
     labels: True classes, integers, ``[N]``.
     epsilon: Radius of the ball, non-negative: a scalar or one an example.
@@ -275,8 +275,10 @@ class _Evaluation:
     if example_ids is None:
       example_ids = np.arange(count)
     self.ids = _host_classes(example_ids, count, 'example_ids')
-    if not jnp.issubdtype(getattr(key, 'dtype', None), jax.dtypes.prng_key):
-      key = jax.random.wrap_key_data(jnp.asarray(key))
+    if key is None:
+      key = jax.random.key(0)
+    elif not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      key = jax.random.wrap_key_data(key)
     self.key = key
 
     self.takes_keys = _program.takes_keys(logits_fn)
@@ -546,8 +548,8 @@ class _Evaluation:
     slots = self._padded(np.arange(len(chunk)))
     rows = list(self._rows(run, chunk[slots], slots))
     rows[0] = self._put(points[slots])
-    rows[-2] = jax.random.fold_in(rows[-2], 0xA6A1)
-    logits = np.asarray(self._predict()(rows[0], rows[4], *rows[-2:]))
+    keys = self._keys(jax.random.fold_in(self.key, 0xA6A1), chunk[slots], run)
+    logits = np.asarray(self._predict()(rows[0], keys))
     logits = logits[: len(chunk)]
     right = logits.argmax(axis=1) == self.labels[chunk]
     return ~right | np.isnan(logits).any(axis=1)
@@ -559,16 +561,30 @@ class _Evaluation:
     if run.rank:
       targets = self.order[places, -run.rank].astype(np.int32)
     key = jax.random.fold_in(self.key, ATTACKS.index(run.attack))
-    if run.rank:
-      key = jax.random.fold_in(key, run.rank)
     return (
       self._put(self.inputs[places]),
       self._put(self.labels[places]),
       self._put(targets),
       self._put(self.epsilon[places]),
-      self._put(self.ids[places]),
-      key,
-      np.int32(run.restart),
+      self._keys(key, places, run),
+    )
+
+  def _keys(self, key, places, run=None):
+    """A key an example, other ones for each target and restart."""
+    restart = 0
+    if run is not None:
+      key = jax.random.fold_in(key, run.rank) if run.rank else key
+      restart = run.restart
+    name = ('keys', restart > 0)
+    if name not in self._compiled:
+
+      def row_keys(key, ids, restart):
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+        return _program.fold(keys, restart) if name[1] else keys
+
+      self._compiled[name] = self._jit(row_keys)
+    return self._compiled[name](
+      key, self._put(self.ids[places]), np.int32(restart)
     )
 
   def _steps(self, program):
@@ -578,8 +594,7 @@ class _Evaluation:
       return self._compiled[name]
     jit = self._jit
 
-    def begin(inputs, labels, targets, epsilon, ids, key, restart):
-      keys = _row_keys(key, ids, restart)
+    def begin(inputs, labels, targets, epsilon, keys):
       radius = _projections.radius_within(epsilon, inputs, self.norm)
       rows = _program.Rows(inputs, labels, targets, radius, keys)
       return program.begin(rows)
@@ -627,17 +642,14 @@ class _Evaluation:
 
   def _predict(self):
     if 'predict' not in self._compiled:
-      self._compiled['predict'] = self._jit(
-        lambda points, ids, key, restart: self.model(
-          points, _row_keys(key, ids, restart)
-        )
-      )
+      self._compiled['predict'] = self._jit(self.model)
     return self._compiled['predict']
 
   def _clean_logits(self):
     """Logits of all clean inputs, ``[N, K]``, on the host."""
     found = []
     predict = self._predict()
+    clean_key = jax.random.fold_in(self.key, len(ATTACKS))
     for low in range(0, max(len(self.inputs), 1), self.sizes[0]):
       places = np.arange(low, min(low + self.sizes[0], len(self.inputs)))
       if not len(places):
@@ -645,10 +657,7 @@ class _Evaluation:
       slots = self._padded(np.arange(len(places)))
       padded = places[slots]
       logits = predict(
-        self._put(self.inputs[padded]),
-        self._put(self.ids[padded]),
-        jax.random.fold_in(self.key, len(ATTACKS)),
-        np.int32(0),
+        self._put(self.inputs[padded]), self._keys(clean_key, padded)
       )
       found.append(np.asarray(logits)[: len(places)])
     return np.concatenate(found)
@@ -741,12 +750,6 @@ def _host_epsilon(epsilon, inputs):
   high = rounded.astype(np.float64) > exact
   rounded = np.where(high, np.nextafter(rounded, dtype.type(0)), rounded)
   return np.broadcast_to(rounded, (len(inputs),)).copy()
-
-
-def _row_keys(key, ids, restart):
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-  again = _program.fold(keys, restart)
-  return jax.lax.cond(restart > 0, lambda: again, lambda: keys)
 
 
 def _rows_over(mesh):
