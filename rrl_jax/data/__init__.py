@@ -46,6 +46,7 @@ def load(
   concepts: str = 'class',
   imbalance: str = '',
   seed: int = 0,
+  split_seed: int = 0,
   **kw,
 ) -> Splits:
   """A set of labelled images, its classes selected, grouped and thinned.
@@ -56,7 +57,8 @@ def load(
     concepts: How classes group, as `concepts.select` reads it.
     imbalance: How rare each concept is in the training split, as
       `concepts.thin` reads it; '' for as it is.
-    seed: Seeds what is held out and what is thinned.
+    seed: Seeds which examples of a thinned concept stay.
+    split_seed: Seeds what is held out, where a source has no test split.
     **kw: Settings of the source.
 
   Returns:
@@ -85,9 +87,10 @@ def load(
   ):
     if not isinstance(text, str):
       raise ConfigError(f'data.{key}={text!r}: a text')
-  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-    raise ConfigError(f'seed={seed!r}: an integer of at least 0')
-  splits = module.load(**kw, seed=seed)
+  for key, number in (('seed', seed), ('split_seed', split_seed)):
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+      raise ConfigError(f'data.{key}={number!r}: an integer of at least 0')
+  splits = module.load(**kw, seed=split_seed)
   splits = concepts_lib.select(splits, classes=classes, concepts=concepts)
   train = concepts_lib.thin(splits.train, imbalance, seed=seed)
   return splits._replace(train=train)

@@ -30,7 +30,7 @@ from rrl_jax import attacks, losses, typing
 
 INNER = ('none', 'wrm', 'sinkhorn')
 DIVERGENCES = ('none', 'kl', 'l2', 'ot', 'cvar', 'chi2')
-UPDATES = ('best_response', 'ascent')
+MIX_UPDATES = ('best_response', 'ascent')
 PRIORS = ('uniform', 'empirical')
 RISKS = ('penalised', 'loss')
 COSTS = ('features', 'given')
@@ -42,7 +42,7 @@ def make(
   *,
   data: typing.DataSpec,
   inner: str = 'wrm',
-  gamma: float = 3.0,
+  gamma: float = 1.0,
   radius: float | None = None,
   radius_rate: float = 0.05,
   inner_steps: int = 1,
@@ -53,8 +53,8 @@ def make(
   divergence: str = 'kl',
   temperature: float = 0.3,
   prior: str = 'uniform',
-  update: str = 'best_response',
-  update_rate: float = 0.05,
+  mix_update: str = 'best_response',
+  mix_rate: float = 0.05,
   risk: str = 'penalised',
   risk_rate: float = 0.1,
   cost: str = 'features',
@@ -91,9 +91,10 @@ def make(
     temperature: Price of moving the mix away from the prior, in nats of loss;
       for 'cvar' the level in (0, 1].
     prior: 'uniform' over concepts or the 'empirical' mix.
-    update: 'best_response' each step, or 'ascent': mirror ascent for 'kl',
+    mix_update: 'best_response' each step, or 'ascent': mirror ascent for 'kl',
       projected gradient ascent for 'l2'.
-    update_rate: Step size of 'ascent'.
+    mix_rate: Step size of 'ascent'; times the temperature at most 1 for 'kl'
+      and 1/2 for 'l2', where it is the full best response.
     risk: What the concept level sees: the 'penalised' loss
       ``loss(z) - gamma / 2 |z - x|^2``, which is the exact R_k, or ``loss(z)``.
     risk_rate: Weight of the newest batch in the moving average of a concept's
@@ -111,7 +112,7 @@ def make(
   """
   _choose('inner', inner, INNER)
   _choose('divergence', divergence, DIVERGENCES)
-  _choose('update', update, UPDATES)
+  _choose('mix_update', mix_update, MIX_UPDATES)
   _choose('prior', prior, PRIORS)
   _choose('risk', risk, RISKS)
   _choose('cost', cost, COSTS)
@@ -121,7 +122,7 @@ def make(
   _positive('sinkhorn_epsilon', sinkhorn_epsilon)
   _positive('inner_steps', inner_steps)
   _positive('radius_rate', radius_rate)
-  _positive('update_rate', update_rate)
+  _positive('mix_rate', mix_rate)
   if radius is not None:
     _positive('radius', radius)
   if cost_epsilon is not None:
@@ -132,13 +133,14 @@ def make(
     raise ValueError(f'sinkhorn_tau={sinkhorn_tau} is not in (0, 1]')
   if not 0 < risk_rate <= 1:
     raise ValueError(f'risk_rate={risk_rate} is not in (0, 1]')
-  if update == 'ascent' and divergence not in ('none', 'kl', 'l2'):
+  if mix_update == 'ascent' and divergence not in ('none', 'kl', 'l2'):
     raise ValueError(
-      f"update='ascent' is defined for kl and l2, not {divergence}"
+      f"mix_update='ascent' is defined for kl and l2, not {divergence}"
     )
-  if update == 'ascent' and update_rate * temperature > 1:
+  full = 0.5 if divergence == 'l2' else 1.0  # The best response itself.
+  if mix_update == 'ascent' and mix_rate * temperature > full:
     raise ValueError(
-      f'update_rate * temperature = {update_rate * temperature} exceeds 1,'
+      f'mix_rate * temperature = {mix_rate * temperature} exceeds {full},'
       ' which is the full best response'
     )
 
@@ -246,7 +248,7 @@ def make(
 
   def answer(probs, concept_risks, concept_cost):
     """The concept level's next mix."""
-    if update == 'best_response':
+    if mix_update == 'best_response':
       return losses.concept_best_response(
         concept_risks,
         prior_probs,
@@ -264,7 +266,7 @@ def make(
       probs,
       concept_risks,
       prior_probs,
-      step_size=update_rate,
+      step_size=mix_rate,
       temperature=temperature,
     )
 

@@ -115,6 +115,7 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
     concepts=fields['concepts'],
     imbalance=fields['imbalance'],
     seed=fields['seed'],
+    split_seed=fields['split_seed'],
     **{name: value for name, value in kw.items() if value is not None},
   )
   if fields['validation']:

@@ -57,11 +57,11 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
   for name in ('b', 'a'):
     for i in range(10):
       save(tmp_path / name / 'deeper' / f'{i}.jpg', colours(i), quality=100)
-  train, test = load(tmp_path, seed=2)
+  train, test = load(tmp_path, split_seed=2)
   assert train.class_names == ('a', 'b')
   np.testing.assert_array_equal(train.concept_counts, [8, 8])
   np.testing.assert_array_equal(test.concept_counts, [2, 2])
-  lazy = load(tmp_path, seed=2, in_memory=False)
+  lazy = load(tmp_path, split_seed=2, in_memory=False)
   for eager, unread in zip((train, test), lazy, strict=True):
     np.testing.assert_array_equal(eager.labels, unread.labels)
     np.testing.assert_array_equal(

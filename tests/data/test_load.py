@@ -31,8 +31,11 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_the_seed_says_which_digits_are_held_out():
-  first, again = data.load('digits', seed=1), data.load('digits', seed=1)
-  other = data.load('digits', seed=2)
+  first, again = (
+    data.load('digits', split_seed=1),
+    data.load('digits', split_seed=1),
+  )
+  other = data.load('digits', split_seed=2)
   np.testing.assert_array_equal(first.test.images, again.test.images)
   assert not np.array_equal(first.test.images, other.test.images)
 

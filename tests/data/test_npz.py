@@ -40,7 +40,7 @@ def test_both_splits_are_read_as_written(file, arrays, save):
 
 def test_without_a_test_split_a_fifth_is_held_out_by_seed(file, arrays):
   np.savez(file, images=arrays['images'], labels=arrays['labels'])
-  train, test = load(file, seed=3)
+  train, test = load(file, split_seed=3)
   np.testing.assert_array_equal(test.concept_counts, [2] * 5)
   np.testing.assert_array_equal(train.concept_counts, [8] * 5)
   together = np.concatenate([train.images, test.images]).reshape(50, -1)
@@ -48,8 +48,10 @@ def test_without_a_test_split_a_fifth_is_held_out_by_seed(file, arrays):
     np.unique(together, axis=0),
     np.unique(arrays['images'].reshape(50, -1), axis=0),
   )
-  np.testing.assert_array_equal(load(file, seed=3).test.images, test.images)
-  assert not np.array_equal(load(file, seed=4).test.images, test.images)
+  np.testing.assert_array_equal(
+    load(file, split_seed=3).test.images, test.images
+  )
+  assert not np.array_equal(load(file, split_seed=4).test.images, test.images)
 
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])

@@ -192,7 +192,7 @@ def test_the_sampling_does_not_change_the_expected_gradient(params, rng):
 
 
 SETTINGS = [
-  {'inner': inner, 'divergence': divergence, 'update': update}
+  {'inner': inner, 'divergence': divergence, 'mix_update': update}
   for inner, divergence, update in itertools.product(
     ('none', 'wrm', 'sinkhorn'),
     ('none', 'kl', 'l2', 'ot', 'cvar', 'chi2'),
@@ -264,8 +264,17 @@ def test_eight_devices_equal_one(params, batch, mesh):
     ({'gamma': float('nan')}, 'gamma'),
     ({'temperature': 0.0}, 'temperature'),
     ({'divergence': 'cvar', 'temperature': 2.0}, 'cvar'),
-    ({'update': 'ascent', 'divergence': 'ot'}, 'ascent'),
-    ({'update': 'ascent', 'update_rate': 9.0}, 'exceeds 1'),
+    ({'mix_update': 'ascent', 'divergence': 'ot'}, 'ascent'),
+    ({'mix_update': 'ascent', 'mix_rate': 9.0}, 'exceeds 1'),
+    (
+      {
+        'mix_update': 'ascent',
+        'mix_rate': 0.6,
+        'temperature': 1.0,
+        'divergence': 'l2',
+      },
+      'exceeds 0.5',
+    ),
     ({'sinkhorn_tau': 1.5}, 'sinkhorn_tau'),
     ({'risk_rate': 0.0}, 'risk_rate'),
     ({'divergence': 'ot', 'cost': 'given'}, 'cost_matrix'),
