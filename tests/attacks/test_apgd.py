@@ -10,6 +10,7 @@ import pytest
 from rrl_jax import attacks
 from rrl_jax.attacks import _apgd, _logit_losses
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 RNG = np.random.default_rng(3)
 W = RNG.normal(size=(12, 8)).astype('f')

@@ -8,6 +8,7 @@ import pytest
 
 from rrl_jax import attacks
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 RNG = np.random.default_rng(13)
 W = RNG.normal(size=(18, 10)).astype('f') / 2

@@ -14,6 +14,7 @@ import pytest
 from rrl_jax import attacks
 from rrl_jax.attacks import _program, _square
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 GOLDEN = dict(
   np.load(
     pathlib.Path(__file__).parents[1] / 'golden' / 'auto_attack.npz',

@@ -8,6 +8,7 @@ import pytest
 from rrl_jax import attacks
 from rrl_jax.attacks import _square
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 RNG = np.random.default_rng(11)
 X = RNG.uniform(size=(6, 7, 6, 2)).astype('f')
