@@ -13,6 +13,12 @@ from rrl_jax.losses._armor import (
   armor_weights,
 )
 from rrl_jax.losses._bootstrapping import bootstrapping
+from rrl_jax.losses._collapse import (
+  EmbeddingGeometry,
+  collapse_threshold,
+  embedding_geometry,
+  spread_of,
+)
 from rrl_jax.losses._concept_ascent import (
   concept_mirror_ascent,
   concept_projected_ascent,
@@ -28,6 +34,13 @@ from rrl_jax.losses._concept_risk import (
   concept_risk_estimate,
   concept_risk_init,
   concept_risk_update,
+)
+from rrl_jax.losses._contrastive import (
+  class_conditional_infonce,
+  infonce,
+  l2_normalize,
+  spread,
+  supervised_contrastive,
 )
 from rrl_jax.losses._derivative_manipulation import (
   derivative_manipulation,
@@ -56,6 +69,7 @@ from rrl_jax.losses._emphasis import (
   normal_log_weight,
 )
 from rrl_jax.losses._feature_shift import feature_shift
+from rrl_jax.losses._grad_cache import grad_cache
 from rrl_jax.losses._group_dro import (
   GroupDROState,
   group_dro,
@@ -105,6 +119,7 @@ __all__ = (
   'ArmorState',
   'ConceptRiskState',
   'EarlyLearningState',
+  'EmbeddingGeometry',
   'GroupDROState',
   'active_passive',
   'adapt_gamma',
@@ -119,6 +134,8 @@ __all__ = (
   'chi2_dual',
   'chi2_risk',
   'chi2_weights',
+  'class_conditional_infonce',
+  'collapse_threshold',
   'concept_best_response',
   'concept_best_response_in_ball',
   'concept_divergence',
@@ -135,12 +152,14 @@ __all__ = (
   'early_learning_init',
   'early_learning_regularization',
   'early_learning_update',
+  'embedding_geometry',
   'emphasis_log_weight',
   'emphasis_weight',
   'exponential_log_weight',
   'feature_shift',
   'focal',
   'generalized_cross_entropy',
+  'grad_cache',
   'gradient_rescaling',
   'group_dro',
   'group_dro_init',
@@ -148,6 +167,8 @@ __all__ = (
   'head_lipschitz',
   'importance_weights',
   'improved_mean_absolute_error',
+  'infonce',
+  'l2_normalize',
   'label_probability',
   'linear_loss_gap',
   'margin_certificate',
@@ -168,7 +189,10 @@ __all__ = (
   'sinkhorn_dro',
   'sinkhorn_dro_multilevel',
   'sinkhorn_dro_samples',
+  'spread',
+  'spread_of',
   'step_scale',
+  'supervised_contrastive',
   'symmetric_cross_entropy',
   'trades',
   'transport_cost',

@@ -24,6 +24,12 @@ CALLS = {
   'adapt_gamma': lambda r, x, i, v: losses.adapt_gamma(
     v[0], v[1], radius=0.1, rate=0.3
   ),
+  'class_conditional_infonce': lambda r, x, i, v: (
+    losses.class_conditional_infonce(x, i % 2, i, temperature=v[0])
+  ),
+  'collapse_threshold': lambda r, x, i, v: jnp.float32(
+    losses.collapse_threshold(2, 8, 0.5)
+  ),
   'concept_best_response': lambda r, x, i, v: losses.concept_best_response(
     v, PRIOR.astype(v.dtype), temperature=0.5
   ),
@@ -51,10 +57,28 @@ CALLS = {
   'concept_robust_risk': lambda r, x, i, v: losses.concept_robust_risk(
     v, PRIOR.astype(v.dtype), temperature=0.5, divergence='chi2'
   ),
+  'embedding_geometry': lambda r, x, i, v: losses.embedding_geometry(
+    x, i, num_classes=K
+  ),
+  'grad_cache': lambda r, x, i, v: losses.grad_cache(
+    lambda scale, x: scale * jnp.sum(jnp.tanh(x), axis=1),
+    v[0],
+    x,
+    chunk_size=B,
+  ),
   'importance_weights': lambda r, x, i, v: losses.importance_weights(
     jax.nn.softmax(v), PRIOR, i
   ),
+  'infonce': lambda r, x, i, v: losses.infonce(x, i, temperature=v[0]),
+  'l2_normalize': lambda r, x, i, v: losses.l2_normalize(x)[:, 0],
+  'spread': lambda r, x, i, v: losses.spread(
+    x, i % 2, i, alpha=v[0], temperature=v[1], tile_size=4
+  ),
+  'spread_of': lambda r, x, i, v: losses.spread_of(x, i, num_classes=K),
   'step_scale': lambda r, x, i, v: losses.step_scale(jnp.abs(r), rule='rms'),
+  'supervised_contrastive': lambda r, x, i, v: losses.supervised_contrastive(
+    x, i, i, temperature=v[0], tile_size=8
+  ),
   'transport_cost': lambda r, x, i, v: losses.transport_cost(x, x * x),
   # Robust: clean against attacked.
   'adversarial_loss_bound': lambda r, x, i, v: losses.adversarial_loss_bound(
@@ -197,6 +221,7 @@ TYPES = {
   'ArmorState',
   'ConceptRiskState',
   'EarlyLearningState',
+  'EmbeddingGeometry',
   'GroupDROState',
 }
 PER_EXAMPLE = {
@@ -214,8 +239,10 @@ PER_EXAMPLE = {
   'feature_shift',
   'focal',
   'generalized_cross_entropy',
+  'grad_cache',
   'importance_weights',
   'improved_mean_absolute_error',
+  'l2_normalize',
   'label_probability',
   'linear_loss_gap',
   'margin_certificate',
@@ -243,18 +270,24 @@ OVER_BATCH = {
   'chi2_dual',
   'chi2_risk',
   'chi2_weights',
+  'class_conditional_infonce',
   'concept_risk_update',
   'cvar_risk',
   'cvar_weights',
   'derivative_manipulation',
+  'embedding_geometry',
   'gradient_rescaling',
   'group_dro',
   'group_dro_update',
+  'infonce',
   'mixup_inputs',
   'mixup_loss',
   'mixup_targets',
   'rescaling_weights',
+  'spread',
+  'spread_of',
   'step_scale',
+  'supervised_contrastive',
 }
 
 
