@@ -185,16 +185,17 @@ def test_averaging_over_keys_finds_the_mean_gradient(key):
   np.testing.assert_allclose(a.best_losses, b.best_losses, atol=1e-4)
 
 
-def test_flat_or_broken_losses_give_finite_points(key):
+def test_flat_or_broken_losses_give_finite_points():
   for f in (
     lambda x: 0 * x[:, :3],
     lambda x: jnp.log(x[:, :3] - 0.5),
     lambda x: 1e30 * x[:, :3] ** 5,
   ):
-    for norm in ('l2', 'l1'):
-      result = attack(f, key=key, y=np.zeros(6, int), norm=norm, num_steps=5)
-      assert np.isfinite(result.best_inputs).all()
-      assert not np.isnan(result.best_losses).any()
+    result = attack(
+      f, init=X, y=np.zeros(6, int), norm='l2', epsilon=0.5, num_steps=5
+    )
+    assert np.isfinite(result.best_inputs).all()
+    assert not np.isnan(result.best_losses).any()
 
 
 def test_dlr_is_the_published_ratio():

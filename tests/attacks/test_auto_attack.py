@@ -228,10 +228,7 @@ def test_a_randomised_model_gets_keys_and_is_asked_again(key):
   assert list(result.by_attack) == ['clean', 'apgd-ce', 'apgd-dlr']
   assert 0 < result.robust.sum() < 20
   assert not result.notes
-  again = evaluate(noisy, version='rand', num_samples=3, batch_size=5)
-  assert (again.robust == result.robust).mean() > 0.9
   plain = evaluate(noisy, version='custom', attacks=['square'])
-  assert 'use' not in plain.notes[0]
   assert "version='rand'" in plain.notes[0]
 
 
