@@ -14,12 +14,14 @@ Exit codes:
   2   the command or the config is wrong, values included
   3   data, features or checkpoints cannot be used
   75  stopped, saved and resumable: the same command goes on
+  130 interrupted at the keyboard: likewise, from the last checkpoint
 """
 
 import importlib.util
 import os
 import pathlib
 import platform
+import signal
 import sys
 import zlib
 
@@ -59,6 +61,7 @@ def main(argv: list[str]) -> int:
   except _UsageError as error:
     return _say(error, 2)
   try:
+    signal.signal(signal.SIGTERM, _stop)
     _run()
   except (
     errors.ConfigError,
@@ -66,12 +69,21 @@ def main(argv: list[str]) -> int:
     errors.DivergedError,
     errors.StoppedError,
   ) as error:
-    return _say(error, error.exit_code)
+    return _say(_one_line(error), error.exit_code)
+  except _UsageError as error:
+    return _say(error, 2)
+  except OSError as error:
+    return _say(f'cannot read or write: {_one_line(error)}', 3)
   except KeyboardInterrupt:
-    return _say(
-      'interrupted; the same command goes on from the last checkpoint', 130
-    )
+    return _say('interrupted; the same command goes on', 130)
   return 0
+
+
+def _stop(signum, frame):
+  """SIGTERM where nothing is being trained: what was saved is all there is."""
+  from rrl_jax import errors
+
+  raise errors.StoppedError('stopped by SIGTERM; the same command goes on')
 
 
 class _UsageError(Exception):
@@ -87,6 +99,8 @@ def _parse(argv):
     raise _UsageError(_one_line(e)) from e
   if len(left) > 1:
     raise _UsageError(f'unknown argument {left[1]!r}; see --help')
+  if _WORKDIR.value == '':
+    raise _UsageError('--workdir= is empty')
 
 
 def _check_config(argv):
@@ -101,8 +115,10 @@ def _check_config(argv):
       f'--config=configs/<name>.py is missing; there are {_configs()}'
     )
   path, _, arg = text.partition(':')
-  if not os.path.isfile(path):
-    raise _UsageError(f'--config={path}: no such file; there are {_configs()}')
+  if not os.path.isfile(path) or not path.endswith('.py'):
+    raise _UsageError(
+      f'--config={path}: no such config; there are {_configs()}'
+    )
   spec = importlib.util.spec_from_file_location('config', path)
   module = importlib.util.module_from_spec(spec)
   try:
@@ -156,6 +172,8 @@ def _run():
   from rrl_jax.errors import ConfigError
 
   jobs = {'train': _train, 'evaluate': _evaluate, 'study': _study}
+  if config.job == 'study' and 'study' not in config:
+    raise ConfigError("job='study': this config has no study")
   if config.job not in jobs:
     raise ConfigError(f'job={config.job!r}; known: {", ".join(jobs)}')
   root = pathlib.Path(_WORKDIR.value or _default_workdir())
@@ -201,12 +219,18 @@ def _set_up_jax():
   import jax
 
   if _MULTIHOST.value:
-    jax.distributed.initialize(
-      coordinator_address=_COORDINATOR.value,
-      num_processes=_NUM_PROCESSES.value,
-      process_id=_PROCESS_ID.value,
-      heartbeat_timeout_seconds=10,
-    )
+    try:
+      jax.distributed.initialize(
+        coordinator_address=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+        heartbeat_timeout_seconds=10,
+      )
+    except (IndexError, RuntimeError, ValueError) as error:
+      raise _UsageError(
+        '--multihost: off TPU give --coordinator=HOST:PORT --num_processes=N'
+        f' --process_id=I ({_one_line(error)})'
+      ) from error
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(_cache_folder()))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

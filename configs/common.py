@@ -80,6 +80,8 @@ def base() -> ConfigDict:
   config.optim = ConfigDict()
   config.optim.name = 'sgd'  # An optimizer of optax: sgd, adam, adamw, ...
   config.optim.kw = ConfigDict()  # Its own arguments.
+  config.optim.momentum = 0.0  # Where the optimizer has it: sgd, rmsprop.
+  config.optim.nesterov = False  # Likewise.
   config.optim.lr = 0.1  # Peak learning rate.
   config.optim.schedule = 'cosine'  # 'constant', 'cosine', 'piecewise'.
   config.optim.warmup = 0.0  # Fraction of the run with a rising rate.
@@ -116,6 +118,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     name: default.options[0] if isinstance(default, Choice) else default
     for name, default in defaults.items()
   }
+  given_by = {}
   for part in filter(None, (arg or '').split(',')):
     name, given, text = part.partition('=')
     if not given:
@@ -124,6 +127,9 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
       raise ValueError(
         f'unknown config argument {part!r}; known: {_known(defaults)}'
       )
+    if name in given_by:
+      raise ValueError(f'{given_by[name]!r} and {part!r} are both the {name}')
+    given_by[name] = part
     values[name] = _typed(name, text, defaults[name])
   return ConfigDict(values)
 

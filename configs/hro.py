@@ -184,7 +184,8 @@ def _small_images(config, epsilon):
 def _sgd(config):
   """Momentum, and the clipping that keeps large weights from one bad step."""
   config.optim.name = 'sgd'
-  config.optim.kw = {'momentum': 0.9, 'nesterov': True}
+  config.optim.momentum = 0.9
+  config.optim.nesterov = True
   config.optim.grad_clip_norm = 1.0
 
 

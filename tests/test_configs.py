@@ -153,3 +153,14 @@ def test_words_of_an_argument_are_typed_and_checked():
   for wrong in ('c', 'noise=x', 'fast=maybe', 'data=c', 'speed=1'):
     with pytest.raises(ValueError, match=wrong.split('=')[0]):
       parse(wrong)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_no_field_hides_behind_a_method_of_its_class(name):
+  """Such a field could not be set from the command line."""
+  module, arg = CONFIGS[name]
+  tree = [module.get_config(arg)]
+  while tree:
+    config = tree.pop()
+    assert not [field for field in config if hasattr(ConfigDict, field)]
+    tree += [v for v in config.values() if isinstance(v, ConfigDict)]

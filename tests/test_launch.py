@@ -52,6 +52,28 @@ def launch(*args, timeout=120, **env):
     ),
     (('--config=configs/hro.py', '--config.model.name=mpl'), ('mpl', 'mlp')),
     (('--config=configs/hro.py', '--config.data.name=digit'), ('digits',)),
+    (('--config=configs/hro.py:cl,el',), ('cl', 'el', 'variant')),
+    (('--config=README.md',), ('README.md', 'configs/hro.py')),
+    (('--config=configs/hro.py', '--config.job=study'), ('study',)),
+    (('--config=configs/hro.py', '--config.total_epochs=inf'), ('inf',)),
+    (('--config=configs/hro.py', f'--config.seed={10**22}'), ('seed',)),
+    (('--config=configs/hro.py', '--config.optim.lr=inf'), ('optim.lr',)),
+    (
+      ('--config=configs/hro.py', '--config.data.augment.crop=-1'),
+      ('crop', '-1'),
+    ),
+    (
+      ('--config=configs/hro.py', "--config.model.kw.widths=('a',)"),
+      ('model.kw',),
+    ),
+    (
+      (
+        '--config=configs/hro.py',
+        '--config.transfer.unseen_classes.classes=77',
+      ),
+      ('77',),
+    ),
+    (('--config=configs/hro.py', '--multihost'), ('--coordinator',)),
     (
       ('--config=configs/hro.py', '--config.evals.pgd.epsilon=-1'),
       ('epsilon', '-1'),
@@ -138,3 +160,25 @@ def test_a_run_leaves_its_folder_is_done_then_goes_on(tmp_path):
     *command, '--config.total_steps=5', '--config.job=evaluate'
   )
   assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_a_field_may_be_set_that_is_also_a_word_of_the_config_class():
+  done = launch(
+    '--config=configs/hro.py',
+    '--config.objective.kw.mix_update=ascent',
+    '--config.objective.kw.temperature=-1',
+  )
+  assert done.returncode == 2
+  assert 'temperature' in done.stderr
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+  fcntl = pytest.importorskip('fcntl')
+  root = tmp_path / 'run'
+  root.mkdir()
+  with (root / '.lock').open('a') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    done = launch('--config=configs/hro.py', f'--workdir={root}', *TINY)
+  assert done.returncode == 2
+  assert 'another process' in done.stderr
+  assert [path.name for path in root.iterdir()] == ['.lock']

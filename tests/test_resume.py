@@ -273,3 +273,20 @@ def test_sigterm_to_a_run_exits_75(tmp_path):
   assert process.returncode == 75
   assert len(message.splitlines()) == 1
   assert 'saved at step' in message
+
+
+def test_a_run_goes_on_past_a_damaged_checkpoint(tmp_path, capfd):
+  straight = train(tiny(), tmp_path / 'straight')
+  root = tmp_path / 'damaged'
+  train(tiny(), root)
+  for step in (4, 6):
+    (root / 'checkpoints' / str(step) / 'manifest.json').unlink()
+  assert_equal(straight, train(tiny(ckpt_steps=3), root))
+  assert 'checkpoint 6 is unreadable' in capfd.readouterr().err
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+  config = tiny(**{'optim.lr': 1e38, 'optim.grad_clip_norm': 0.0})
+  with pytest.raises(DivergedError, match='step'):
+    train(config, tmp_path)
+  assert not list(tmp_path.rglob('manifest.json'))

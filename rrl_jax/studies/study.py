@@ -50,6 +50,8 @@ def run(
       _run(_changed(method, chosen[name], seed), root / 'runs' / name, seed)
       for seed in study.seeds
     ]
+    for metric in study.metrics:
+      _at(results[name][0], metric, 'study.metrics')
   table = table_lib.make_table(results, study.baseline, study.metrics)
   workdir_lib.write_json(
     root / 'table.json',
@@ -83,11 +85,28 @@ def _check(study, grids):
     raise ConfigError(
       f'study.baseline={study.baseline!r}; known: {", ".join(study.methods)}'
     )
-  if len(study.seeds) < 2:
-    raise ConfigError('study.seeds: an interval needs at least two')
+  if len(set(study.seeds)) < max(len(study.seeds), 2):
+    raise ConfigError('study.seeds: at least two, each another')
+  if not study.tuning_seeds:
+    raise ConfigError('study.tuning_seeds: at least one')
+  if not 0 < study.validation < 1:
+    raise ConfigError(f'study.validation={study.validation} is not in (0, 1)')
   for name, points in grids.items():
     for point in points:
       _changed(study.methods[name], point, seed=0)
+
+
+def _at(results, metric, field):
+  """A number by its name.
+
+  Raises:
+    ConfigError: The evaluations gave no such number.
+  """
+  if metric not in results:
+    raise ConfigError(
+      f'{field}: no {metric!r} among {", ".join(sorted(results))}'
+    )
+  return results[metric]
 
 
 def _points(grid):
@@ -110,11 +129,11 @@ def _tune(study, name, method, points, root):
       config = _changed(method, point, seed)
       config.data.validation = study.validation
       config.evals = {
-        name: config.evals[name].to_dict() for name in study.tuning_evals
+        which: config.evals[which].to_dict() for which in study.tuning_evals
       }
       config.transfer = {}
       results = _run(config, root / 'tuning' / name / str(i), seed)
-      found.append(results[study.select])
+      found.append(_at(results, study.select, 'study.select'))
     scores.append(np.mean(found))
   return points[int(np.argmax(scores))]
 

@@ -42,14 +42,16 @@ def train_and_evaluate(
   experiment = experiment_lib.build(config)
   from rrl_jax.train import loop  # Imports the checkpoint library.
 
-  workdir.claim(config, overrides)
-  state = loop.train(experiment, workdir, quiet=quiet)
-  results = workdir.read_results(config, int(state.step))
-  if results is not None:
-    if not quiet:
-      print(f'{root} is done: {int(state.step)} steps trained and evaluated')
-    return results
-  return evaluation.evaluate(experiment, state, workdir)
+  with workdir.lock():
+    trains = workdir.trained_steps() < experiment.total_steps
+    workdir.claim(config, overrides, trains=trains)
+    state = loop.train(experiment, workdir, quiet=quiet)
+    results = workdir.read_results(config, int(state.step))
+    if results is None:
+      return evaluation.evaluate(experiment, state, workdir)
+  if not quiet:
+    print(f'{root} is done: {int(state.step)} steps trained and evaluated')
+  return results
 
 
 def evaluate_last(
@@ -69,9 +71,12 @@ def evaluate_last(
   experiment = experiment_lib.build(config)
   from rrl_jax.train import loop
 
-  with loop.open_checkpoints(experiment, workdir) as saved:
-    state = saved.restore(experiment.abstract_state())
-  if state is None:
+  if not workdir.trained_steps():
     raise DataError(f'{workdir.checkpoints} has no checkpoint to evaluate')
-  workdir.claim(config, overrides)
-  return evaluation.evaluate(experiment, state, workdir)
+  with workdir.lock():
+    with loop.open_checkpoints(experiment, workdir) as saved:
+      state = saved.restore(experiment.abstract_state())
+    if state is None:
+      raise DataError(f'{workdir.checkpoints} has no whole checkpoint')
+    workdir.claim(config, overrides, trains=False)
+    return evaluation.evaluate(experiment, state, workdir)

@@ -9,6 +9,7 @@ file, and nothing is read whose manifest does not hold.
 import hashlib
 import json
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -31,27 +32,36 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, identity: str, keep_last: int):
     self.directory = pathlib.Path(directory).absolute()
     self.identity = identity
-    try:
-      self._orbax = ocp.training.Checkpointer(
-        self.directory,
-        save_decision_policy=(
-          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-        ),
-        preservation_policy=(
-          ocp.training.preservation_policies.LatestN(keep_last)
-        ),
-        cleanup_tmp_directories=True,
-      )
-    except OSError as error:
-      raise DataError(
-        f'{self.directory} cannot hold checkpoints: {error.strerror or error}'
-      ) from error
+    self._keep_last = keep_last
+    self._opened = None
 
   def __enter__(self):
     return self
 
   def __exit__(self, *error):
-    self._orbax.close()
+    if self._opened is not None:
+      self._opened.close()
+
+  @property
+  def _orbax(self):
+    """Orbax's view of the folder, as it is when first asked for."""
+    if self._opened is None:
+      try:
+        self._opened = ocp.training.Checkpointer(
+          self.directory,
+          save_decision_policy=(
+            ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+          ),
+          preservation_policy=(
+            ocp.training.preservation_policies.LatestN(self._keep_last)
+          ),
+          cleanup_tmp_directories=True,
+        )
+      except OSError as error:
+        raise DataError(
+          f'{self.directory} cannot hold checkpoints: {error.strerror or error}'
+        ) from error
+    return self._opened
 
   def save(self, state: TrainState) -> None:
     """Writes the state; returns when it is on disk and named.
@@ -64,13 +74,17 @@ class Checkpoints:
       self._orbax.save_checkpointables(step, {'state': state}, overwrite=True)
       if jax.process_index() == 0:
         self._seal(step)
-    except OSError as error:
+    except DataError:
+      raise
+    except (OSError, ValueError) as error:  # Orbax wraps a full disk.
       raise DataError(
         f'cannot write checkpoint {step} to {self.directory}:'
-        f' {error.strerror or error}'
+        f' {_one_line(error)}'
       ) from error
 
-  def restore(self, abstract_state: TrainState) -> TrainState | None:
+  def restore(
+    self, abstract_state: TrainState, *, set_aside: bool = False
+  ) -> TrainState | None:
     """Returns the newest state that is whole, or None without any.
 
     A checkpoint that is damaged is named on stderr and left out.
@@ -78,6 +92,8 @@ class Checkpoints:
     Args:
       abstract_state: Shapes, dtypes and shardings to restore to; the devices
         need not be those that saved.
+      set_aside: Whether to rename what is damaged to ``<step>.damaged``, so
+        that the step can be saved again.
 
     Raises:
       DataError: The newest whole checkpoint belongs to another config, or has
@@ -94,6 +110,11 @@ class Checkpoints:
         file=sys.stderr,
         flush=True,
       )
+      if set_aside and jax.process_index() == 0:
+        folder = self.directory / str(step)
+        aside = folder.with_name(f'{step}.damaged')
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     return None
 
   def steps(self) -> list[int]:
@@ -137,17 +158,18 @@ class Checkpoints:
     folder = self.directory / str(step)
     try:
       manifest = json.loads((folder / _MANIFEST).read_text())
-      files, identity = manifest['files'], manifest['config']
-    except (OSError, ValueError, KeyError, TypeError):
+      files = {name: tuple(f) for name, f in manifest['files'].items()}
+      identity = manifest['config']
+      for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+          return f'{name} is missing'
+        if path.stat().st_size != size:
+          return f'{name} has {path.stat().st_size} bytes of {size}'
+        if _fingerprint(path)[1] != digest:
+          return f'{name} differs from its checksum'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
       return f'no valid {_MANIFEST}, so its saving was cut short'
-    for name, (size, digest) in files.items():
-      path = folder / name
-      if not path.is_file():
-        return f'{name} is missing'
-      if path.stat().st_size != size:
-        return f'{name} has {path.stat().st_size} bytes of {size}'
-      if _fingerprint(path)[1] != digest:
-        return f'{name} differs from its checksum'
     if identity != self.identity:
       raise DataError(
         f'{folder} was saved by another config; choose another --workdir'

@@ -4,7 +4,6 @@ import jax
 
 from rrl_jax import evals
 from rrl_jax.data import augment
-from rrl_jax.train import experiment as experiment_lib
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
@@ -47,9 +46,7 @@ def evaluate(
   data = evals.EvalData(
     train=experiment.data.train,
     test=experiment.data.test,
-    tasks=tuple(
-      evals.Task(name, *_target(config, name)) for name in config.transfer
-    ),
+    tasks=experiment.tasks,
   )
   measurements, figures = evals.run(
     encoder,
@@ -60,15 +57,3 @@ def evaluate(
   if jax.process_index() == 0:
     workdir.write_results(config, int(state.step), measurements, figures)
   return measurements
-
-
-def _target(config, name):
-  """Training and test split of a target task.
-
-  The task starts from the source's data with every class as its own concept
-  and nothing thinned; the fields of ``config.transfer.<name>`` change that.
-  """
-  plain = {'concepts': 'class', 'imbalance': '', 'validation': 0.0}
-  return experiment_lib.load_data(
-    config, **plain | config.transfer[name].to_dict()
-  )

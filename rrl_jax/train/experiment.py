@@ -26,6 +26,7 @@ class Experiment:
     config: The config it was built from.
     mesh: Devices, with one axis 'data'.
     data: Training and test split of the source.
+    tasks: The target tasks.
     apply_fn: The network.
     objective: What is minimised.
     tx: The optimizer.
@@ -37,6 +38,7 @@ class Experiment:
   config: ml_collections.ConfigDict
   mesh: Mesh
   data: data_lib.Splits
+  tasks: tuple[evals.Task, ...]
   apply_fn: typing.ApplyFn
   objective: typing.Objective
   tx: optax.GradientTransformation
@@ -67,10 +69,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not _at(config, field) > 0:
       raise ConfigError(f'{field}={_at(config, field)} is not positive')
   length = 'total_epochs' if config.total_steps is None else 'total_steps'
-  if not config[length] > 0:
-    raise ConfigError(f'{length}={config[length]} is not positive')
-  if config.seed < 0 or config.data.seed < 0:
-    raise ConfigError('seed and data.seed must not be negative')
+  if not 0 < config[length] < 1e9:
+    raise ConfigError(f'{length}={config[length]} is not in (0, 1e9)')
+  for name, changes in config.transfer.items():
+    for field in changes:
+      if field not in config.data:
+        raise ConfigError(
+          f'transfer.{name}.{field}: known are {", ".join(config.data)}'
+        )
+  for field in ('seed', 'data.seed', 'data.split_seed'):
+    if not 0 <= _at(config, field) < 2**32:
+      raise ConfigError(f'{field}={_at(config, field)} is not in [0, 2^32)')
   if not 0 <= config.data.validation < 1:
     raise ConfigError(
       f'data.validation={config.data.validation} is not in [0, 1)'
@@ -138,6 +147,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       f' {mesh.size} devices (mesh.data)'
     )
   data = load_data(config)
+  tasks = tuple(
+    evals.Task(name, *_target(config, name)) for name in config.transfer
+  )
   train = data.train
   per_epoch = len(train) / config.batch_size
   total_steps = config.total_steps or max(
@@ -167,10 +179,19 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   size = augmentation['resized_crop']
   height, width, channels = train.image_shape
   image_shape = (size or height, size or width, channels)
+  key = jax.random.key(0)
+  given = abstract_batch(config.batch_size, train.image_shape)
+  try:  # Shapes tell what is wrong with a field before any work.
+    jax.eval_shape(prepare, given, key)
+    jax.eval_shape(init, key)
+  except (TypeError, ValueError) as error:
+    text = ' '.join(str(error).split())
+    raise ConfigError(f'images of shape {train.image_shape}: {text}') from error
   return Experiment(
     config=config,
     mesh=mesh,
     data=data,
+    tasks=tasks,
     apply_fn=apply_fn,
     objective=objective,
     tx=tx,
@@ -203,6 +224,16 @@ def abstract_batch(batch_size: int, image_shape) -> typing.Batch:
   return {'image': image, 'label': rows, 'concept': rows, 'index': rows}
 
 
+def _target(config, name):
+  """Training and test split of a target task.
+
+  The task starts from the source's data with every class as its own concept
+  and nothing thinned; the fields of ``config.transfer.<name>`` change that.
+  """
+  plain = {'concepts': 'class', 'imbalance': '', 'validation': 0.0}
+  return load_data(config, **plain | config.transfer[name].to_dict())
+
+
 def _hold_out(train, fraction, seed):
   """A seeded fraction of each class of the training split, as test split.
 
@@ -227,7 +258,10 @@ def _hold_out(train, fraction, seed):
 def _model(config, num_classes):
   """The network that ``config.model`` names."""
   kw = {k: v for k, v in config.model.kw.items() if v is not None}
-  return models.make(config.model.name, num_classes=num_classes, **kw)
+  try:
+    return models.make(config.model.name, num_classes=num_classes, **kw)
+  except TypeError as error:
+    raise ConfigError(f'model.kw: {error}') from error
 
 
 def _objective(config, apply_fn, spec):

@@ -44,7 +44,7 @@ def train(
 
     # --- Where to start: the newest whole checkpoint, else initial weights.
     saved = stack.enter_context(open_checkpoints(experiment, workdir))
-    state = saved.restore(experiment.abstract_state())
+    state = saved.restore(experiment.abstract_state(), set_aside=True)
     if state is None:
       init = jax.jit(experiment.init, out_shardings=sharding.replicated(mesh))
       state = init(jax.random.key(config.seed))
@@ -85,7 +85,7 @@ def train(
         record(*pending)  # Nothing is saved before it is known to be finite.
         pending = None
         saved.save(state)
-      if stopping and step < total:
+      if stopping:
         raise StoppedError(
           f'stopped by SIGTERM, saved at step {step} of {total}; the same'
           ' command goes on from there'
@@ -179,11 +179,11 @@ class _Recorder:
 
   def __call__(self, step, metrics):
     metrics = jax.device_get(metrics)
-    for name in ('loss', 'grad_norm'):
+    for name in ('loss', 'grad_norm', 'param_norm'):
       if not np.isfinite(metrics[name]):
         raise DivergedError(
-          f'{name} is {metrics[name]} at step {step}; the checkpoints before'
-          ' it are intact; a lower optim.lr or optim.grad_clip_norm may help'
+          f'{name} is {metrics[name]} at step {step}; checkpoints before it'
+          ' are intact; a lower optim.lr or optim.grad_clip_norm may help'
         )
     if step % self._log_steps == 0 or step in (1, self._total):
       before, then = self._logged

@@ -58,14 +58,15 @@ def writer(
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a ``metrics.jsonl``; one cut short at the end is left out."""
+  """The lines of a ``metrics.jsonl``; what is no such line is left out."""
+  if not path.exists():
+    return []
   lines = []
-  if path.exists():
-    for text in path.read_text().splitlines():
-      try:
-        lines.append(json.loads(text))
-      except ValueError:
-        break
+  for text in path.read_text(errors='replace').splitlines():
+    with contextlib.suppress(ValueError):
+      line = json.loads(text)
+      if isinstance(line, dict) and isinstance(line.get('step'), int):
+        lines.append(line)
   return lines
 
 

@@ -1,6 +1,7 @@
 """From the ``optim`` part of a config to an optax transformation."""
 
 import inspect
+import math
 
 import jax
 from ml_collections import ConfigDict
@@ -24,8 +25,8 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   nadamw, lars) and added to the gradient otherwise, as in torch.
 
   Args:
-    optim: The config's ``optim``: name, kw, lr, schedule, warmup, boundaries,
-      weight_decay, grad_clip_norm.
+    optim: The config's ``optim``: name, kw, momentum, nesterov, lr, schedule,
+      warmup, boundaries, weight_decay, grad_clip_norm.
     total_steps: Steps over which the schedule runs.
 
   Raises:
@@ -36,8 +37,8 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
       f'optim.name={optim.name!r}; known: {", ".join(OPTIMIZERS)}'
     )
   for field in ('weight_decay', 'grad_clip_norm'):
-    if not optim[field] >= 0:
-      raise ConfigError(f'optim.{field}={optim[field]} is negative')
+    if not 0 <= optim[field] < math.inf:
+      raise ConfigError(f'optim.{field}={optim[field]} is not in [0, inf)')
   rule = getattr(optax, optim.name)
   known = set(inspect.signature(rule).parameters) - {'learning_rate'}
   kw = {name: value for name, value in optim.kw.items() if value is not None}
@@ -46,6 +47,9 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
       raise ConfigError(
         f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
       )
+  for field in ('momentum', 'nesterov'):
+    if field in known and optim[field]:
+      kw.setdefault(field, optim[field])
   parts = []
   if optim.grad_clip_norm:
     parts.append(optax.clip_by_global_norm(optim.grad_clip_norm))
@@ -71,10 +75,15 @@ def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
     raise ConfigError(
       f'optim.schedule={optim.schedule!r}; known: {", ".join(SCHEDULES)}'
     )
-  if not optim.lr > 0:
-    raise ConfigError(f'optim.lr={optim.lr} is not positive')
+  if not 0 < optim.lr < math.inf:
+    raise ConfigError(f'optim.lr={optim.lr} is not in (0, inf)')
+  if not 0 <= optim.momentum < 1:
+    raise ConfigError(f'optim.momentum={optim.momentum} is not in [0, 1)')
   if not 0 <= optim.warmup < 1:
     raise ConfigError(f'optim.warmup={optim.warmup} is not in [0, 1)')
+  for part in optim.boundaries:
+    if not (isinstance(part, int | float) and 0 < part < 1):
+      raise ConfigError(f'optim.boundaries: {part!r} is not in (0, 1)')
   rising = round(optim.warmup * total_steps)
   rest = max(total_steps - rising, 1)
   if optim.schedule == 'constant':

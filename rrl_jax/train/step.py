@@ -99,6 +99,7 @@ def make(
     metrics = metrics | {
       'loss': loss,
       'grad_norm': optax.global_norm(grads),
+      'param_norm': optax.global_norm(params),
     }
     return state, metrics
 

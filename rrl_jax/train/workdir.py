@@ -1,6 +1,8 @@
 """A run's folder: what stands in it, and whose it is."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -26,6 +28,7 @@ CONTINUABLE = (
     'data.device_bytes', 'data.num_threads', 'study.order', 'study.metrics',
 )  # fmt: skip
 _ENDS = ('', '.low', '.high')  # Of the keys of one measurement.
+_QUESTIONS = ('evals', 'eval_batch_size', 'transfer')
 _ASKED = 'config'  # In protocols.json: digest of what was asked.
 _PACKAGES = (
     'rrl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'chex', 'ott-jax', 'numpy',
@@ -101,23 +104,72 @@ class Workdir:
         + '); choose another --workdir'
       )
 
-  def claim(self, config: ConfigDict, overrides: dict[str, Any]) -> None:
+  @contextlib.contextmanager
+  def lock(self):
+    """Keeps other processes out of the folder while open.
+
+    Raises:
+      ConfigError: Another process is at work in it.
+      DataError: The folder cannot be written.
+    """
+    if jax.process_index() != 0:
+      yield
+      return
+    try:
+      self.root.mkdir(parents=True, exist_ok=True)
+      file = (self.root / '.lock').open('a')
+    except OSError as error:
+      raise DataError(
+        f'{self.root} cannot be used as --workdir: {error.strerror or error}'
+      ) from error
+    with file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise ConfigError(
+          f'another process is at work in {self.root}; wait for it or choose'
+          ' another --workdir'
+        ) from error
+      except OSError:
+        pass  # A file system without locks.
+      yield
+
+  def claim(
+    self, config: ConfigDict, overrides: dict[str, Any], *, trains: bool = True
+  ) -> None:
     """Writes config, overrides and versions.
+
+    Args:
+      config: The config.
+      overrides: Fields that the command line changed.
+      trains: Whether steps are going to be trained; without, a config that is
+        there keeps what it says of the training.
 
     Raises:
       DataError: The folder cannot be written.
     """
     path = self.root / 'config.json'
+    fields = plain(config)
     try:
       self.root.mkdir(parents=True, exist_ok=True)
+      if not trains and path.exists():
+        asked = {name: fields[name] for name in _QUESTIONS}
+        fields = json.loads(path.read_text()) | asked
       if jax.process_index() == 0:
-        write_json(path, plain(config))
+        write_json(path, fields)
         write_json(self.root / 'overrides.json', overrides)
         write_json(self.root / 'versions.json', versions())
     except OSError as error:
       raise DataError(
         f'{self.root} cannot be used as --workdir: {error.strerror or error}'
       ) from error
+
+  def trained_steps(self) -> int:
+    """Steps of the newest checkpoint, whole or not; 0 without any."""
+    if not self.checkpoints.is_dir():
+      return 0
+    names = (path.name for path in self.checkpoints.iterdir())
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
   def write_results(
     self,
@@ -166,7 +218,7 @@ class Workdir:
         )
         for name, protocol in protocols.items()
       }
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
       return None
 
 
@@ -222,10 +274,7 @@ def versions() -> dict[str, str]:
 
 def _asked(config):
   """Digest of the fields that decide what is evaluated, and how."""
-  fields = {
-    name: plain(config)[name]
-    for name in ('evals', 'eval_batch_size', 'transfer')
-  }
+  fields = {name: plain(config)[name] for name in _QUESTIONS}
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

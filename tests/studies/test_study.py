@@ -140,6 +140,9 @@ def test_the_best_held_out_point_is_trained_and_reported(
     ({'baseline': 'C'}, "'C'"),
     ({'order': ('A',)}, 'order'),
     ({'seeds': (0,)}, 'at least two'),
+    ({'seeds': (0, 0)}, 'each another'),
+    ({'tuning_seeds': ()}, 'at least one'),
+    ({'validation': 5.0}, 'validation'),
     (
       {'grids': {'A': (('optim.lrr', (1,)),), 'B': (('seed', (1,)),)}},
       'lrr',
@@ -153,3 +156,15 @@ def test_a_study_that_cannot_be_is_refused_before_the_first_run(
     studies.run(tiny_study(**changes), tmp_path, {})
   assert runs == []
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('changes', 'num_runs'),
+  [({'select': 'test/acuracy'}, 1), ({'metrics': ('test/acuracy',)}, 4)],
+)
+def test_a_metric_that_no_run_gives_is_told_at_the_first_that_should(
+  runs, tmp_path, changes, num_runs
+):
+  with pytest.raises(ConfigError, match='acuracy.*test/accuracy'):
+    studies.run(tiny_study(**changes), tmp_path, {})
+  assert len(runs) == num_runs

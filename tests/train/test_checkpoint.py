@@ -116,13 +116,31 @@ def test_without_a_whole_one_it_starts_anew(saved, tmp_path, capfd):
   assert [line.split(';')[-1] for line in lines] == [' using 1', ' using 0']
 
 
-def test_a_damaged_step_can_be_saved_again(saved, tmp_path):
+@pytest.mark.parametrize('damaged', [('2',), ('1', '2')])
+@pytest.mark.parametrize('step', [1, 2, 3])
+def test_any_step_can_be_saved_once_the_damaged_are_set_aside(
+  saved, tmp_path, damaged, step
+):
   root = tmp_path / 'copy'
   shutil.copytree(saved, root)
-  (root / '2' / 'manifest.json').unlink()
+  for name in damaged:
+    (root / name / 'manifest.json').unlink()
   with Checkpoints(root, 'mine', keep_last=3) as checkpoints:
-    checkpoints.save(_state(2))
-    _assert_equal(checkpoints.restore(_abstract()), _state(2))
+    checkpoints.restore(_abstract(), set_aside=True)
+    checkpoints.save(_state(step))
+    newest = max([step, *(s for s in (1, 2) if str(s) not in damaged)])
+    _assert_equal(checkpoints.restore(_abstract()), _state(newest))
+  assert (root / f'{damaged[-1]}.damaged').is_dir()
+
+
+@pytest.mark.parametrize(
+  'text', ['', '[]', '{"files": [], "config": "x"}', '{"files": {"a": 3}}']
+)
+def test_a_manifest_that_is_none_is_a_damage(saved, tmp_path, text):
+  root = tmp_path / 'copy'
+  shutil.copytree(saved, root)
+  (root / '2' / 'manifest.json').write_text(text)
+  _assert_equal(_restore(root), _state(1))
 
 
 def test_it_opens_on_another_number_of_devices(saved, mesh):
@@ -137,5 +155,5 @@ def test_a_folder_that_cannot_be_written_is_a_one_line_error(tmp_path):
   blocked = tmp_path / 'file'
   blocked.write_text('not a folder')
   with pytest.raises(DataError, match='file') as error:
-    Checkpoints(blocked / 'checkpoints', 'mine', 1)
+    Checkpoints(blocked / 'checkpoints', 'mine', 1).save(_state(1))
   assert '\n' not in str(error.value)
