@@ -1,4 +1,4 @@
-"""Small differentiable pieces that stay finite where the obvious ones do not."""
+"""Small differentiable pieces that stay finite where the obvious do not."""
 
 import jax
 import jax.numpy as jnp
@@ -47,24 +47,3 @@ def masked_mean(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
   where = jnp.broadcast_to(where, x.shape)
   total = jnp.sum(jnp.where(where, x, 0))
   return total / jnp.maximum(jnp.sum(where), 1).astype(x.dtype)
-
-
-def segment_mean(
-  x: ArrayLike, segment_ids: ArrayLike, num_segments: int
-) -> tuple[jax.Array, jax.Array]:
-  """Mean and count of each segment.
-
-  Args:
-    x: Values, shape ``[B]``.
-    segment_ids: Segment of each value, integers in ``[0, num_segments)``,
-      shape ``[B]``; a value outside belongs to no segment.
-    num_segments: Number of segments K.
-
-  Returns:
-    ``(means [K], counts [K])``; the mean of an empty segment is zero.
-  """
-  x = jnp.asarray(x)
-  member = jax.nn.one_hot(segment_ids, num_segments, dtype=x.dtype)  # [B, K]
-  counts = jnp.sum(member, axis=0)
-  totals = jnp.sum(member * x[:, None], axis=0)
-  return totals / jnp.maximum(counts, 1), counts

@@ -52,15 +52,12 @@ class DataSpec:
     sampling_probs: Probability that an example of a batch is of concept k,
       shape ``[K]``; counts / total under uniform sampling, 1 / K under
       concept-balanced sampling.
-    concept_cost: Optional cost of moving mass from concept j to k, ``[K, K]``
-      as ``cost[k, j]``, zero on the diagonal.
   """
 
   class_names: tuple[str, ...]
   concept_names: tuple[str, ...]
   concept_counts: np.ndarray
   sampling_probs: np.ndarray
-  concept_cost: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
