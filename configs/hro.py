@@ -192,10 +192,20 @@ def _sgd(config):
 def _evals(epsilon):
   """Clean, shifted, re-mixed, attacked, transferred, drawn."""
   return {
-    'accuracy': {},
-    'shift': {},
-    'remix': {},
-    'pgd': {'epsilon': epsilon},
-    'transfer': {},
-    'features_map': {},
+    'accuracy': {'train_examples': 2000},
+    'shift': {'noise_sigma': 0.25, 'blur_sigma': 1.0, 'resolution': 0.5},
+    'remix': {'total_variation': 0.25},
+    'pgd': {
+      'epsilon': epsilon,
+      'norm': 'linf',
+      'num_steps': 20,
+      'num_examples': 1000,  # 0 for all.
+    },
+    'transfer': {
+      'probes': ('linear_probe', 'svm', 'knn'),
+      'l2': 1e-4,
+      'k': 20,
+      'num_train': 10_000,  # 0 for all.
+    },
+    'features_map': {'num_examples': 2000},
   }
