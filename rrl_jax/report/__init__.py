@@ -254,9 +254,10 @@ def _facts(
     part = _files.dig(config, field)
     if isinstance(part, Mapping) and part.get('name'):
       rows.append((label, _files.sentence(part)))
+  by_steps = _files.dig(config, 'total_steps') is not None  # It wins.
   for label, field in (
     ('Batch size', 'batch_size'),
-    ('Epochs', 'total_epochs'),
+    ('Steps', 'total_steps') if by_steps else ('Epochs', 'total_epochs'),
     ('Seed', 'seed'),
   ):
     value = _files.dig(config, field)
