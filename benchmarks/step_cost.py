@@ -26,6 +26,7 @@ def flops(variant: str, batch_size: int) -> float:
   """FLOPs of one compiled training step at CIFAR size."""
   config = hro.get_config(f'{variant},cifar10')
   config.data.name = 'mock'
+  config.transfer = {}
   config.data.kw = {'num_classes': 10, 'image_shape': (32, 32, 3)}
   config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
   config.batch_size = batch_size
