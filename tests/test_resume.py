@@ -246,7 +246,9 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
     process.communicate()
   assert kills == 10
   last = spawn(args, root)
-  assert last.communicate()[1] == ''
+  # A kill may hit the saving of a checkpoint, which the next run then names.
+  said = last.communicate()[1].splitlines()
+  assert all('so its saving was cut short; using' in line for line in said)
   assert last.returncode == 0
   assert straight.communicate()[1] == ''
   assert straight.returncode == 0
