@@ -1,28 +1,47 @@
 """Labelled images: where they come from, and how batches of them are drawn.
 
 A config names a source, a module of this folder, and the texts that say which
-classes to keep, how they group into concepts and how common each concept is:
+classes to keep, how they group into concepts and how common each concept is,
+and which labels of the training split are to be wrong:
 
 >>> from rrl_jax import data
 >>> splits = data.load('digits', classes='0-4', concepts='a=0,1 b=2-4')
 >>> splits.train.image_shape, splits.train.concept_names
 ((8, 8, 1), ('a', 'b'))
+>>> noise = {'kind': 'symmetric', 'rate': 0.25}
+>>> train, test = data.load('digits', noise=noise)
+>>> round(float(train.truth.flipped.mean()), 2), test.truth
+(0.25, None)
 """
 
+from collections.abc import Mapping
+import contextlib
 import importlib
 import inspect
 import pkgutil
+import re
 from types import ModuleType
 
+from rrl_jax.data import abnormal as abnormal_lib
 from rrl_jax.data import concepts as concepts_lib
-from rrl_jax.data.source import Images, Source, Splits
+from rrl_jax.data import noise as noise_lib
+from rrl_jax.data.source import Images, Source, Splits, Truth
 from rrl_jax.errors import ConfigError, DataError
 
-__all__ = ['DataError', 'Images', 'Source', 'Splits', 'get', 'load', 'names']
+__all__ = [
+  'DataError', 'Images', 'Source', 'Splits', 'Truth', 'get', 'load', 'names'
+]  # fmt: skip
+_NOISE = {
+  'kind': 'none', 'rate': 0.0, 'seed': 0, 'mapping': '', 'exact': True,
+  'confusion': None,
+}  # fmt: skip
+_ABNORMAL = {
+  'kind': 'none', 'rate': 0.0, 'seed': 0, 'name': '', 'kw': {}, 'classes': ''
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
-  """Names of all sources: the modules here that have a ``load``."""
+  """Names of all sources: the modules here whose ``load`` takes a seed."""
   found = (module.name for module in pkgutil.iter_modules(__path__))
   return tuple(sorted(name for name in found if _module(name) is not None))
 
@@ -47,9 +66,14 @@ def load(
   imbalance: str = '',
   seed: int = 0,
   split_seed: int = 0,
+  noise: Mapping | None = None,
+  abnormal: Mapping | None = None,
   **kw,
 ) -> Splits:
   """A set of labelled images, its classes selected, grouped and thinned.
+
+  Then some of the training images are replaced, and some labels of the others
+  changed; ``train.truth`` says which.
 
   Args:
     name: A source, see `names`.
@@ -59,6 +83,12 @@ def load(
       `concepts.thin` reads it; '' for as it is.
     seed: Seeds which examples of a thinned concept stay.
     split_seed: Seeds what is held out, where a source has no test split.
+    noise: Arguments of `noise.flip` for the training split: ``kind, rate,
+      seed, mapping, exact, confusion``; what is left out has its default,
+      which for kind is ``'none'`` and for rate and seed 0.
+    abnormal: Arguments of `abnormal.add` for the training split: ``kind, rate,
+      seed``, and for the kind ``'source'`` the ``name``, ``kw`` and
+      ``classes`` of another source, whose training split is used.
     **kw: Settings of the source.
 
   Returns:
@@ -69,6 +99,30 @@ def load(
     DataError: Data that are missing or cannot be used.
   """
   module = get(name)
+  _check_settings(name, module, kw)
+  for key, text in (
+    ('classes', classes),
+    ('concepts', concepts),
+    ('imbalance', imbalance),
+  ):
+    if not isinstance(text, str):
+      raise ConfigError(f'data.{key}={text!r}: a text')
+  for key, number in (('seed', seed), ('split_seed', split_seed)):
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+      raise ConfigError(f'data.{key}={number!r}: an integer of at least 0')
+  noise = _fields('noise', noise, _NOISE)
+  abnormal = _fields('abnormal', abnormal, _ABNORMAL)
+  noise_lib.check(**noise)
+  _check_abnormal(**abnormal)
+  splits = module.load(**kw, seed=split_seed)
+  splits = concepts_lib.select(splits, classes=classes, concepts=concepts)
+  train = concepts_lib.thin(splits.train, imbalance, seed=seed)
+  train = _add(train, split_seed=split_seed, **abnormal)
+  train = noise_lib.flip(train, **noise)
+  return splits._replace(train=train)
+
+
+def _check_settings(name: str, module: ModuleType, kw: Mapping) -> None:
   parameters = inspect.signature(module.load).parameters
   known = [key for key in parameters if key != 'seed']
   for key in kw:
@@ -80,27 +134,90 @@ def load(
   for key in known:
     if parameters[key].default is inspect.Parameter.empty and key not in kw:
       raise ConfigError(f'data.kw.{key}: the source {name!r} needs it')
-  for key, text in (
-    ('classes', classes),
-    ('concepts', concepts),
-    ('imbalance', imbalance),
-  ):
+
+
+def check_noise(noise: Mapping | None, abnormal: Mapping | None) -> None:
+  """Checks what can be checked of both before any data are read.
+
+  Args:
+    noise: As for `load`.
+    abnormal: As for `load`.
+
+  Raises:
+    ConfigError: A key or value that does not exist.
+  """
+  noise_lib.check(**_fields('noise', noise, _NOISE))
+  _check_abnormal(**_fields('abnormal', abnormal, _ABNORMAL))
+
+
+def _fields(group: str, given: Mapping | None, defaults: dict) -> dict:
+  """The fields of a group, None meaning its default."""
+  if given is None:
+    return defaults
+  if not isinstance(given, Mapping):
+    raise ConfigError(f'data.{group}={given!r}: fields {", ".join(defaults)}')
+  for key in given:
+    if key not in defaults:
+      raise ConfigError(f'data.{group}.{key}: known are {", ".join(defaults)}')
+  return defaults | _given(given)
+
+
+def _check_abnormal(kind, rate, seed, name, kw, classes) -> None:
+  abnormal_lib.check(kind=kind, rate=rate, seed=seed)
+  for key, text in (('name', name), ('classes', classes)):
     if not isinstance(text, str):
-      raise ConfigError(f'data.{key}={text!r}: a text')
-  for key, number in (('seed', seed), ('split_seed', split_seed)):
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-      raise ConfigError(f'data.{key}={number!r}: an integer of at least 0')
-  splits = module.load(**kw, seed=split_seed)
-  splits = concepts_lib.select(splits, classes=classes, concepts=concepts)
-  train = concepts_lib.thin(splits.train, imbalance, seed=seed)
-  return splits._replace(train=train)
+      raise ConfigError(f'data.abnormal.{key}={text!r}: a text')
+  if not isinstance(kw, Mapping):
+    raise ConfigError(f'data.abnormal.kw={kw!r}: settings of the source')
+  if kind == 'source':
+    with _of_abnormal():
+      _check_settings(name, get(name), _given(kw))
+  elif kind != 'none':
+    for key, value in (
+      ('name', name),
+      ('kw', _given(kw)),
+      ('classes', classes),
+    ):
+      if value:
+        raise ConfigError(
+          f"data.abnormal.{key}={value!r}: the kind 'source' reads it,"
+          f' {kind!r} does not'
+        )
+
+
+def _add(
+  train: Source, *, split_seed, kind, rate, seed, name, kw, classes
+) -> Source:
+  """The training split with abnormal images, of a source loaded for them."""
+  other = None
+  if kind == 'source':
+    with _of_abnormal():
+      splits = get(name).load(**_given(kw), seed=split_seed)
+      other = concepts_lib.select(splits, classes=classes).train
+  return abnormal_lib.add(train, kind=kind, rate=rate, seed=seed, other=other)
+
+
+def _given(kw: Mapping) -> dict:
+  return {key: value for key, value in kw.items() if value is not None}
+
+
+@contextlib.contextmanager
+def _of_abnormal():
+  """Errors within name fields of ``data.abnormal``, not of ``data``."""
+  try:
+    yield
+  except (ConfigError, DataError) as error:
+    text = re.sub(r'^data\.', 'data.abnormal.', str(error))
+    raise type(error)(text) from error
 
 
 def _module(name: str) -> ModuleType | None:
-  """The module of that name if it is there and has a ``load``."""
+  """The module of that name if it is there and is a source."""
   if not isinstance(name, str) or not name.isidentifier():
     return None
   if name not in (module.name for module in pkgutil.iter_modules(__path__)):
     return None
   module = importlib.import_module(f'{__name__}.{name}')
-  return module if hasattr(module, 'load') else None
+  loader = getattr(module, 'load', None)
+  is_source = loader and 'seed' in inspect.signature(loader).parameters
+  return module if is_source else None

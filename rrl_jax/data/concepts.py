@@ -4,11 +4,12 @@ The same three texts apply to every source. A class is given by its name
 (blanks as ``_``, in any case) or its number; see `select` and `thin`.
 """
 
+from collections.abc import Callable
 import re
 
 import numpy as np
 
-from rrl_jax.data.source import Source, Splits
+from rrl_jax.data.source import Source, Splits, Truth
 from rrl_jax.errors import ConfigError, DataError
 
 
@@ -25,7 +26,8 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
       groups that are left empty.
 
   Returns:
-    The splits.
+    The splits. An image of a kept label whose true class is not kept belongs
+    to no class any more: its truth is abnormal.
 
   Raises:
     ConfigError: A class that does not exist or is given twice, a kept class
@@ -64,19 +66,25 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
       raise DataError(
         f'data.classes={classes!r} leaves no example in the {what} split'
       )
+    labels = new_label[split.labels]
+    truth = split.truth and _renumber(split.truth, labels, new_label)
     if groups is None:
       concept_ids, concept_names = split.concepts, split.concept_names
     else:
-      concept_of = np.full(len(names), -1)
+      concept_of = np.full(len(kept), -1)
       for k, members in enumerate(groups.values()):
-        concept_of[members] = k
-      concept_ids, concept_names = concept_of[split.labels], tuple(groups)
+        concept_of[new_label[members]] = k
+      # A group goes with the true class, where it is known; see `noise`.
+      by_truth = truth is not None and concepts != 'class'
+      concept_ids = concept_of[truth.labels if by_truth else labels]
+      concept_names = tuple(groups)
     return Source(
       split.images,
-      new_label[split.labels],
+      labels,
       tuple(names[k] for k in kept),
       concept_ids,
       concept_names,
+      truth,
     )
 
   train, test = apply(splits.train, 'train'), apply(splits.test, 'test')
@@ -90,6 +98,7 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
         split.class_names,
         np.searchsorted(used, split.concepts),
         concept_names,
+        split.truth,
       )
       for split in (train, test)
     )
@@ -148,6 +157,49 @@ def thin(source: Source, imbalance: str, *, seed: int) -> Source:
   return source.take(np.sort(np.concatenate(kept)))
 
 
+def finder(
+  names: tuple[str, ...], say: str, *, numbers: bool = True
+) -> Callable[[str], int]:
+  """What turns the text of a class into its number.
+
+  Args:
+    names: Name of each class. Blanks may be written as ``_``, in any case.
+    say: The setting and its value, for the error.
+    numbers: Whether a number that is no name means a position in ``names``;
+      never so where all names are numbers.
+
+  Returns:
+    A function of the text, which raises ConfigError if there is no such class.
+  """
+  plain = lambda name: re.sub(r'\s', '_', name.strip()).lower()
+  by_name = {plain(name): k for k, name in reversed(list(enumerate(names)))}
+  by_name |= {name: k for k, name in enumerate(names)}
+  numbers = numbers and not all(name.isdecimal() for name in names)
+
+  def find(token: str) -> int:
+    for spelling in (token, plain(token)):
+      if spelling in by_name:
+        return by_name[spelling]
+    if numbers and token.isdecimal() and int(token) < len(names):
+      return int(token)
+    raise ConfigError(
+      f'{say}: no class {token!r}; classes are {_listing(names)}'
+    )
+
+  return find
+
+
+def _renumber(truth: Truth, labels: np.ndarray, new_label: np.ndarray) -> Truth:
+  """The truth of examples by the new numbers of their classes."""
+  true_labels = new_label[truth.labels]
+  gone = true_labels < 0
+  return Truth(
+    np.where(gone, labels, true_labels),
+    truth.flipped & ~gone,
+    truth.abnormal | gone,
+  )
+
+
 def _number(text: str, say: str) -> float:
   try:
     return float(text)
@@ -192,25 +244,11 @@ def _groups(
 
 def _members(text: str, names: tuple[str, ...], say: str) -> list[int]:
   """Numbers of the classes that a text such as ``'0-5,8,ship'`` lists."""
-  plain = lambda name: re.sub(r'\s', '_', name.strip()).lower()
-  by_name = {plain(name): k for k, name in reversed(list(enumerate(names)))}
-  by_name |= {name: k for k, name in enumerate(names)}
-  numbered = all(name.isdecimal() for name in names)  # Names are the numbers.
-
-  def find(token: str) -> int:
-    for spelling in (token, plain(token)):
-      if spelling in by_name:
-        return by_name[spelling]
-    if not numbered and token.isdecimal() and int(token) < len(names):
-      return int(token)
-    raise ConfigError(
-      f'{say}: no class {token!r}; classes are {_listing(names)}'
-    )
-
+  find = finder(names, say)
   members = []
   for token in (part.strip() for part in text.split(',')):
     span = re.fullmatch(r'(\d+)-(\d+)', token)
-    if span and token not in by_name:
+    if span and token not in names:
       first, last = int(span[1]), int(span[2])
       if first > last:
         raise ConfigError(f'{say}: the range {token!r} runs backwards')

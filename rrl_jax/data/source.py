@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Sequence
 import dataclasses
+import numbers
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -27,6 +28,34 @@ class Images(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Truth:
+  """What evaluation may know of damaged labels and images, and training not.
+
+  Attributes:
+    labels: Class of each image before noise, int32 ``[N]``; for an abnormal
+      image, which has none, the given label.
+    flipped: Whether the given label differs from it, bool ``[N]``.
+    abnormal: Whether the image belongs to no class at all, bool ``[N]``.
+  """
+
+  labels: np.ndarray
+  flipped: np.ndarray
+  abnormal: np.ndarray
+
+  def __post_init__(self):
+    put = lambda name, value: object.__setattr__(self, name, value)
+    put('labels', np.asarray(self.labels, np.int32))
+    put('flipped', np.asarray(self.flipped, bool))
+    put('abnormal', np.asarray(self.abnormal, bool))
+
+  def take(self, indices: np.ndarray) -> Self:
+    """The truth of the examples at integer ``indices`` [n]."""
+    return Truth(
+      self.labels[indices], self.flipped[indices], self.abnormal[indices]
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
   """One split of labelled images, with the concept each belongs to.
 
@@ -36,6 +65,8 @@ class Source:
     class_names: Name of each class; classes without an image count too.
     concepts: Concept of each image, int32 ``[N]``; its class if not given.
     concept_names: Name of each concept; the classes' if not given.
+    truth: What the labels were before `noise` and which images `abnormal`
+      replaced; None if nothing was done to them. No batch is made of it.
 
   Raises:
     DataError: The parts do not fit each other.
@@ -46,6 +77,7 @@ class Source:
   class_names: tuple[str, ...]
   concepts: np.ndarray | None = None
   concept_names: tuple[str, ...] | None = None
+  truth: Truth | None = None
 
   def __post_init__(self):
     # `object.__setattr__` is the way to complete a frozen dataclass.
@@ -74,6 +106,29 @@ class Source:
           f'{what} run from {ids.min()} to {ids.max()}'
           f' but there are {len(names)} names'
         )
+    if self.truth is not None:
+      self._check_truth(self.truth)
+
+  def _check_truth(self, truth: Truth) -> None:
+    for field in dataclasses.fields(truth):
+      shape = getattr(truth, field.name).shape
+      if shape != self.labels.shape:
+        raise DataError(
+          f'{len(self)} images but truth.{field.name} of shape {shape}'
+        )
+    differs = truth.labels != self.labels
+    if (truth.flipped != differs).any() or (truth.abnormal & differs).any():
+      raise DataError(
+        'truth.flipped must say where truth.labels differ from the labels,'
+        ' which they do for no abnormal image'
+      )
+    if len(self) and not (
+      0 <= truth.labels.min() <= truth.labels.max() < self.num_classes
+    ):
+      raise DataError(
+        f'truth.labels run from {truth.labels.min()} to {truth.labels.max()}'
+        f' but there are {self.num_classes} classes'
+      )
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -117,7 +172,14 @@ class Source:
       images=take_images(self.images, indices),
       labels=self.labels[indices],
       concepts=self.concepts[indices],
+      truth=None if self.truth is None else self.truth.take(indices),
     )
+
+
+def known_truth(source: Source) -> Truth:
+  """The truth of a source: that all labels are right, if it has none."""
+  nothing = np.zeros(len(source), bool)
+  return source.truth or Truth(source.labels, nothing, nothing)
 
 
 class Splits(NamedTuple):
@@ -397,3 +459,30 @@ def whole(key: str, value: object, *, least: int) -> int:
       f'data.kw.{key}={value!r}: an integer of at least {least}'
     )
   return int(value)
+
+
+def check_damage(
+  group: str, kinds: tuple[str, ...], *, kind: str, rate: float, seed: int
+) -> None:
+  """Checks the three fields that label noise and abnormal images have.
+
+  Args:
+    group: ``'noise'`` or ``'abnormal'``.
+    kinds: Known kinds.
+    kind: One of them.
+    rate: A number in [0, 1].
+    seed: An integer of at least 0.
+
+  Raises:
+    ConfigError: One is something else.
+  """
+  if not isinstance(kind, str) or kind not in kinds:
+    raise ConfigError(
+      f'data.{group}.kind={kind!r}: known are {", ".join(kinds)}'
+    )
+  number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+  if not number or not 0 <= rate <= 1:
+    raise ConfigError(f'data.{group}.rate={rate!r}: a number in [0, 1]')
+  whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+  if not whole or seed < 0:
+    raise ConfigError(f'data.{group}.seed={seed!r}: an integer of at least 0')
