@@ -23,7 +23,7 @@ taken. Such concepts tell something of the true labels, and concept-balanced
 sampling or a concept-wise objective then uses it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 from pathlib import Path
@@ -47,6 +47,7 @@ _MAPS = {
     'T-shirt/top<>Shirt Pullover<>Coat Sandal>Sneaker Sneaker>Ankle_boot'
   ),
 }  # fmt: skip
+_CHUNK = 8192  # Rows of logits worked on at once.
 MAPPINGS = (*_MAPS, 'cifar100_superclass', 'cifar100_block')
 
 
@@ -144,13 +145,10 @@ def flip(
   normal = np.flatnonzero(~truth.abnormal)
   given, chance, choice = train.labels[normal], chance[normal], choice[normal]
   if kind == 'instance':
-    mass, wrong = _confusion(confusion, train)
-    mass, wrong = mass[normal], wrong[normal]
+    scores = _scores(confusion, train)
+    mass = _mass(scores, normal, given)
     chosen = _choose_by_mass(mass, rate, chance, exact, rng.random(), confusion)
-    # Masses add up to one only nearly.
-    drawn = (np.cumsum(wrong, axis=1) <= choice[:, None]).sum(axis=1)
-    last = train.num_classes - 1 - (wrong > 0)[:, ::-1].argmax(axis=1)
-    new = np.minimum(drawn, last)
+    new = _draw_by_mass(scores, normal, given, np.where(chosen, choice, -1))
   else:
     targets = _targets(kind, train.class_names, mapping, seed)
     size = np.array([len(members) for members in targets])
@@ -513,8 +511,8 @@ def _choose_by_mass(
   return chosen
 
 
-def _confusion(path: str, train: Source) -> tuple[np.ndarray, np.ndarray]:
-  """Mass on wrong classes [N] up to a factor, and its shares [N, C]."""
+def _scores(path: str, train: Source) -> np.ndarray:
+  """Logits [N, C] of a model: log-probabilities up to a constant a row."""
   arrays = npz.read(path)
   name = next((n for n in ('logits', 'probs') if n in arrays), None)
   if name is None:
@@ -531,30 +529,63 @@ def _confusion(path: str, train: Source) -> tuple[np.ndarray, np.ndarray]:
     )
   if array.dtype.kind not in 'fiu':
     raise DataError(f'{say} is {array.dtype}, not numbers')
-  array = array.astype(np.float64)
   finite = np.isfinite(array).all(axis=1)
   if not finite.all():
     raise DataError(f'{say} holds NaN or infinity in row {finite.argmin()}')
-  rows = np.arange(len(train))
   if name == 'logits':
-    wrong = array - array.max(axis=1, keepdims=True)
-    normalizer = np.log(np.exp(wrong).sum(axis=1))
-    wrong[rows, train.labels] = -np.inf
-    top = wrong.max(axis=1)
-    wrong = np.exp(wrong - top[:, None])
-    total = wrong.sum(axis=1)
-    log_mass = top + np.log(total) - normalizer
-    mass = np.exp(log_mass - log_mass.max(initial=-np.inf))
-  else:
-    sums = array.sum(axis=1)
-    bad = (array < 0).any(axis=1) | (abs(sums - 1) > 1e-2)
-    if bad.any():
-      raise DataError(
-        f'{say}: row {bad.argmax()} is no distribution (least'
-        f' {array[bad.argmax()].min():g}, sum {sums[bad.argmax()]:g})'
-      )
-    wrong = array.copy()
-    wrong[rows, train.labels] = 0.0
-    total = wrong.sum(axis=1)
-    mass = total / sums
-  return mass, wrong / np.where(total > 0, total, 1.0)[:, None]
+    return array
+  sums = array.sum(axis=1, dtype=np.float64)
+  bad = (array < 0).any(axis=1) | (abs(sums - 1) > 1e-2)
+  if bad.any():
+    row = bad.argmax()
+    raise DataError(
+      f'{say}: row {row} is no distribution (least {array[row].min():g},'
+      f' sum {sums[row]:g})'
+    )
+  with np.errstate(divide='ignore'):
+    return np.log(array)
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+  """Positions in ``rows``, not too many at once."""
+  for i in range(0, len(rows), _CHUNK):
+    yield np.arange(i, min(i + _CHUNK, len(rows)))
+
+
+def _mass(
+  scores: np.ndarray, rows: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+  """Mass on classes other than the labels [n] in rows [n], up to a factor."""
+  log_mass = np.empty(len(rows))
+  with np.errstate(divide='ignore'):  # log(0) of no mass at all.
+    for now in _chunks(rows):
+      logits = scores[rows[now]].astype(np.float64)
+      logits -= logits.max(axis=1, keepdims=True)
+      normalizer = np.log(np.exp(logits).sum(axis=1))
+      logits[np.arange(len(now)), labels[now]] = -np.inf
+      top = np.maximum(logits.max(axis=1), -1e300)
+      # 1 - p by the others: exact where p is nearly 1.
+      others = np.exp(logits - top[:, None]).sum(axis=1)
+      log_mass[now] = top + np.log(others) - normalizer
+  return np.exp(log_mass - max(log_mass.max(initial=-1e300), -1e300))
+
+
+def _draw_by_mass(
+  scores: np.ndarray,
+  rows: np.ndarray,
+  labels: np.ndarray,
+  choice: np.ndarray,
+) -> np.ndarray:
+  """A class other than the label [n] by its mass, where choice [n] >= 0."""
+  new = labels.astype(np.int64)
+  drawn = np.flatnonzero(choice >= 0)
+  for part in _chunks(drawn):
+    now = drawn[part]
+    logits = scores[rows[now]].astype(np.float64)
+    logits[np.arange(len(now)), labels[now]] = -np.inf
+    mass = np.exp(logits - logits.max(axis=1, keepdims=True))
+    bounds = np.cumsum(mass, axis=1)
+    # The first bound that lies above, which is that of a class with mass.
+    point = choice[now, None] * bounds[:, -1:]
+    new[now] = (bounds > point).argmax(axis=1)
+  return new

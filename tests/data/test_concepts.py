@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rrl_jax.data import concepts, mock, source
+from rrl_jax.data import concepts, mock, noise, source
 from rrl_jax.errors import ConfigError, DataError
 
 NAMES = ('T-shirt/top', 'Trouser', 'Ankle boot', 'Bag', '5-6')
@@ -189,3 +189,50 @@ def test_an_unusable_imbalance_is_named(splits, text, message):
   with pytest.raises(ConfigError, match=message) as error:
     concepts.thin(splits.train, text, seed=0)
   assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize('ratio', [1, 10, 100])
+def test_an_exponential_tail_over_classes(ratio):
+  splits = mock.load(num_examples=5000, num_classes=10, image_shape=(1, 1, 1))
+  train, _ = concepts.select(splits, concepts='class')
+  thinned = concepts.thin(train, f'exp:{ratio}', seed=0)
+  expected = [round(500 * ratio ** (-k / 9)) for k in range(10)]
+  np.testing.assert_array_equal(np.bincount(thinned.labels), expected)
+  assert expected[0] / expected[-1] == ratio
+
+
+@pytest.fixture
+def noisy(splits):
+  """The set with half of each class under the label of the next."""
+  return splits._replace(
+    train=noise.flip(splits.train, kind='pair', rate=0.5, seed=0)
+  )
+
+
+def test_groups_go_with_true_classes_and_classes_with_given_ones(noisy):
+  train, test = concepts.select(noisy, concepts='a=0,1 b=2-4')
+  was = train.images[:, 0, 0, 0]  # The pixels say which class it was.
+  np.testing.assert_array_equal(train.truth.labels, was)
+  np.testing.assert_array_equal(train.concepts, (was > 1).astype(int))
+  assert test.truth is None
+  train, _ = concepts.select(noisy)
+  np.testing.assert_array_equal(train.concepts, train.labels)
+  np.testing.assert_array_equal(train.labels, noisy.train.labels)
+
+
+@pytest.mark.parametrize('grouping', ['class', 'a=1,4 b=3'])
+def test_an_image_whose_true_class_is_gone_is_of_no_class(noisy, grouping):
+  train, _ = concepts.select(noisy, classes='1,3,4', concepts=grouping)
+  kept = np.array([1, 3, 4])
+  was = train.images[:, 0, 0, 0]
+  np.testing.assert_array_equal(train.truth.abnormal, ~np.isin(was, kept))
+  assert np.bincount(was).tolist() == [50, 50, 50, 100, 50]
+  normal = ~train.truth.abnormal
+  np.testing.assert_array_equal(kept[train.truth.labels[normal]], was[normal])
+  np.testing.assert_array_equal(
+    train.truth.labels[~normal], train.labels[~normal]
+  )
+  if grouping != 'class':
+    np.testing.assert_array_equal(
+      train.concepts, np.array([0, 1, 0])[train.truth.labels]
+    )

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 from sklearn import datasets
 
@@ -70,6 +71,105 @@ def test_selection_grouping_and_thinning_apply_in_that_order():
   assert len(test) > 0.19 * counts[2:8].sum()  # Only training is thinned.
 
 
+SYMMETRIC = {'kind': 'symmetric', 'rate': 0.5}
+
+
+def test_abnormal_images_come_before_label_noise_and_only_in_training():
+  kw = {'classes': '2-7', 'concepts': 'low=0-4 high=5-9', 'imbalance': '1,0.5'}
+  clean = data.load('digits', **kw)
+  train, test = data.load(
+    'digits', **kw, noise=SYMMETRIC, abnormal={'kind': 'blend', 'rate': 0.2}
+  )
+  truth = train.truth
+  assert test.truth is None
+  np.testing.assert_array_equal(test.images, clean.test.images)
+  np.testing.assert_array_equal(test.labels, clean.test.labels)
+  np.testing.assert_array_equal(truth.labels, clean.train.labels)
+  np.testing.assert_array_equal(train.concepts, clean.train.concepts)
+  changed = (train.images != clean.train.images).any(axis=(1, 2, 3))
+  np.testing.assert_array_equal(truth.abnormal, changed)
+  assert changed.sum() == round(0.2 * len(train))
+  assert not (truth.flipped & truth.abnormal).any()
+  normal = np.bincount(truth.labels[~changed])
+  assert np.bincount(truth.labels[truth.flipped]).tolist() == [
+    round(n / 2) for n in normal
+  ]
+
+
+def test_noise_does_not_depend_on_the_seed_of_thinning():
+  kw = {'num_examples': 400, 'num_classes': 4, 'noise': SYMMETRIC}
+  kw['imbalance'] = '1,1,1,1'  # All stay, whichever the seed.
+  first, other = (data.load('mock', seed=seed, **kw).train for seed in (0, 1))
+  np.testing.assert_array_equal(first.labels, other.labels)
+  kw['noise'] = SYMMETRIC | {'seed': 1}
+  assert (data.load('mock', **kw).train.labels != first.labels).any()
+
+
+def test_no_noise_leaves_no_truth():
+  for given in (None, {}, {'kind': 'none', 'rate': 0.4}, {'kind': None}):
+    train, test = data.load('mock', noise=given, abnormal={'kind': 'none'})
+    assert train.truth is None
+    assert test.truth is None
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_images_of_another_source_are_loaded_by_name(tmp_path, in_memory, rng):
+  for name in ('a', 'b'):
+    for i in range(20):
+      file = tmp_path / name / f'{i}.png'
+      file.parent.mkdir(exist_ok=True)
+      noise = rng.integers(0, 256, (9, 9, 3), np.uint8)
+      Image.fromarray(noise).save(file)
+  train = data.load(
+    'folder',
+    path=str(tmp_path),
+    in_memory=in_memory,
+    abnormal={
+      'kind': 'source', 'rate': 0.5, 'seed': 3,
+      'name': 'mock', 'classes': '1,2',
+      'kw': {'image_shape': (4, 4, 1), 'num_classes': 3, 'num_test': None},
+    },
+  ).train  # fmt: skip
+  assert isinstance(train.images, np.ndarray) == in_memory
+  images = train.images[np.flatnonzero(train.truth.abnormal)]
+  assert images.shape == (16, 9, 9, 3)
+  assert (images == images[..., :1]).all()  # Gray ones.
+
+
+@pytest.mark.parametrize(
+  ('abnormal', 'message'),
+  [
+    ({'name': 'x'}, r"data.abnormal.name='x': known are digits, f"),
+    ({'name': ''}, r"data.abnormal.name='': known are digits, f"),
+    ({'name': 3}, r'data.abnormal.name=3: a text'),
+    ({'classes': 3}, r'data.abnormal.classes=3: a text'),
+    ({'classes': '12'}, r"data.abnormal.classes='12': no class '12'"),
+    ({'kw': 3}, r'data.abnormal.kw=3: settings'),
+    ({'kw': {'seed': 3}}, r"data.abnormal.kw.seed: the source 'mock' knows"),
+    ({'kw': {'num_test': 0}}, r'data.abnormal.kw.num_test=0'),
+    ({'name': 'npz'}, r"data.abnormal.kw.path: the source 'npz' needs it"),
+    ({'kind': 'noise'}, r"abnormal.name='mock': the kind 'source' reads it"),
+    ({'from': 'x'}, r'data.abnormal.from: known are kind, rate, seed, name'),
+  ],
+)
+def test_another_source_that_cannot_be_is_told(abnormal, message):
+  given = {'kind': 'source', 'rate': 0.1, 'name': 'mock'} | abnormal
+  with pytest.raises(ConfigError, match=message) as error:
+    data.load('mock', abnormal=given)
+  assert '\n' not in str(error.value)
+  assert not str(error.value).startswith('data.abnormal.abnormal')
+
+
+def test_noise_is_checked_before_any_data_are_read():
+  fields = {'noise': {'rate': 2}}, {'abnormal': {'kind': 'svhn'}}
+  for given in fields:
+    with pytest.raises(ConfigError, match=r'^data\.(noise|abnormal)\.'):
+      data.load('npz', path='/there/is/none.npz', **given)
+    with pytest.raises(ConfigError, match=r'^data\.(noise|abnormal)\.'):
+      data.check_noise(**({'noise': None, 'abnormal': None} | given))
+  data.check_noise({'kind': 'pair', 'rate': 0.1}, {'kind': 'none'})
+
+
 @pytest.mark.parametrize(
   ('name', 'kw', 'message'),
   [
@@ -94,6 +194,15 @@ def test_selection_grouping_and_thinning_apply_in_that_order():
     ('digits', {'classes': 3}, 'data.classes=3'),
     ('digits', {'classes': '10'}, "no class '10'"),
     ('digits', {'concepts': 'coarse'}, 'no hierarchy'),
+    ('digits', {'noise': {'kind': 'x'}}, "data.noise.kind='x': known are none"),
+    ('digits', {'noise': {'rat': 1}}, 'data.noise.rat: known are kind, rate,'),
+    ('digits', {'noise': 0.4}, 'data.noise=0.4: fields kind, rate'),
+    ('digits', {'abnormal': {'rate': 7}}, 'data.abnormal.rate=7'),
+    (
+      'mock',
+      {'num_classes': 1, 'noise': {'kind': 'symmetric', 'rate': 0.1}},
+      "data.noise.kind='symmetric': there is no other class",
+    ),
     ('digits', {'imbalance': '1,2'}, '2 fractions for 10 concepts'),
   ],
 )

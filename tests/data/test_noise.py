@@ -392,7 +392,7 @@ def model(tmp_path, rng):
   return train, probs, path
 
 
-def many(train, path, rate, *, exact, times=3000):
+def many(train, path, rate, *, exact, times=1500):
   """How often each example got each label, [N, C]."""
   counts = np.zeros((len(train), train.num_classes))
   for seed in range(times):
@@ -423,7 +423,7 @@ def test_instance_noise_follows_the_mass_on_wrong_classes(model, rate, exact):
   expected = probs * (chance / mass)[:, None]
   expected[rows, train.labels] = 1 - chance
   found = many(train, path, rate, exact=exact)
-  error = (found - expected) / np.sqrt(expected * (1 - expected) / 3000 + 1e-9)
+  error = (found - expected) / np.sqrt(expected * (1 - expected) / 1500 + 1e-9)
   assert abs(error).max() < 5.5
   np.testing.assert_allclose(found[rows, train.labels], 1 - chance, atol=0.05)
   wrong = 1 - found[rows, train.labels].mean()

@@ -1,10 +1,19 @@
+import dataclasses
 import itertools
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from rrl_jax.data import concepts, folder, mock, pipeline, source
+from rrl_jax.data import (
+  abnormal,
+  concepts,
+  folder,
+  mock,
+  noise,
+  pipeline,
+  source,
+)
 from rrl_jax.errors import ConfigError, DataError
 
 
@@ -246,3 +255,76 @@ def test_an_image_that_turns_out_broken_is_named(tmp_path):
           everything, batches, start=0, stop=2, num_threads=num_threads
         )
       )
+
+
+@pytest.mark.parametrize('sampling', pipeline.SAMPLING)
+@pytest.mark.parametrize('grouped', [False, True])
+def test_batches_hold_nothing_of_the_truth(sampling, grouped):
+  # Of 8 examples each of 16 classes, every label is wrong.
+  clean = mock.load(num_examples=128, num_classes=16).train
+  damaged = abnormal.add(clean, kind='noise', rate=0.25, seed=0)
+  damaged = noise.flip(damaged, kind='symmetric', rate=1, seed=0)
+  if grouped:  # Concepts that have nothing to do with the labels.
+    damaged = dataclasses.replace(
+      damaged, concepts=np.arange(128) % 2, concept_names=('a', 'b')
+    )
+  lies = source.Truth(
+    damaged.labels, np.zeros(128, bool), np.roll(damaged.truth.abnormal, 1)
+  )
+
+  def read(truth):
+    train = dataclasses.replace(damaged, truth=truth)
+    batches = pipeline.index_batches(
+      train, batch_size=32, seed=0, sampling=sampling
+    )
+    return list(pipeline.stream(train, batches, start=0, stop=8))
+
+  batches = read(damaged.truth)
+  for other in (read(None), read(lies)):
+    for batch, same in zip(batches, other, strict=True):
+      assert set(batch) == set(same) == {'image', 'label', 'concept', 'index'}
+      for name in batch:
+        np.testing.assert_array_equal(batch[name], same[name])
+  for batch in batches:
+    truth = damaged.truth.take(batch['index'])
+    for name in ('label', 'concept', 'index'):
+      for field in (truth.labels, truth.flipped, truth.abnormal):
+        assert not np.array_equal(batch[name], field)
+    if not grouped:
+      np.testing.assert_array_equal(batch['concept'], batch['label'])
+      wrong = batch['concept'][truth.flipped] != truth.labels[truth.flipped]
+      assert wrong.all()
+
+
+def test_balanced_batches_of_classes_balance_given_labels():
+  clean = mock.load(num_examples=100, num_classes=2).train
+  noisy = noise.flip(
+    clean, kind='asymmetric', rate=0.5, seed=0, mapping='0>1'
+  )  # 25 and 75 given.
+  batches = pipeline.index_batches(
+    noisy, batch_size=10, seed=0, sampling='concept_balanced'
+  )
+  indices = walk(batches, 5)
+  np.testing.assert_array_equal(np.bincount(noisy.labels[indices]), [25, 25])
+  assert np.bincount(noisy.truth.labels[indices])[0] > 25
+
+
+def test_lazy_images_of_no_class_are_streamed():
+  clean = mock.load(num_examples=40).train
+  images = dataclasses.replace(
+    clean, images=source.take_images(_Lazy(clean.images), np.arange(40))
+  )
+  eager = abnormal.add(clean, kind='blend', rate=0.5, seed=0)
+  lazy = abnormal.add(images, kind='blend', rate=0.5, seed=0)
+  assert not isinstance(lazy.images, np.ndarray)
+  batches = pipeline.index_batches(lazy, batch_size=16, seed=0)
+  for batch in pipeline.stream(lazy, batches, start=0, stop=5):
+    np.testing.assert_array_equal(batch['image'], eager.images[batch['index']])
+
+
+class _Lazy(source.LazyImages):
+  def __init__(self, images):
+    self.images, self.shape, self.dtype = images, images.shape, images.dtype
+
+  def read(self, indices):
+    return self.images[indices]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,24 @@ def test_splits_of_different_images_are_refused(images):
       source.make_splits(
         (images, labels), (test, labels), where=('file', 'held')
       )
+
+
+def test_taking_examples_takes_their_truth(images):
+  truth = source.Truth(
+    [0, 1, 2, 0, 2, 1], [False] * 4 + [True, True], [True] + [False] * 5
+  )
+  made = dataclasses.replace(make(images), truth=truth)
+  taken = made.take(np.array([4, 0])).take(np.array([1, 0, 0]))
+  np.testing.assert_array_equal(taken.truth.labels, [0, 2, 2])
+  np.testing.assert_array_equal(taken.truth.flipped, [False, True, True])
+  np.testing.assert_array_equal(taken.truth.abnormal, [True, False, False])
+  assert make(images).take(np.array([0])).truth is None
+
+
+def test_a_source_without_truth_has_right_labels(images):
+  made = make(images)
+  truth = source.known_truth(made)
+  np.testing.assert_array_equal(truth.labels, made.labels)
+  assert not (truth.flipped | truth.abnormal).any()
+  with_truth = dataclasses.replace(made, truth=truth)
+  assert source.known_truth(with_truth) is truth
