@@ -260,11 +260,14 @@ def rates(
       mapped = np.array([len(members) > 0 for members in targets])
       expected = rate * float(mapped[labels].mean()) if len(labels) else 0.0
   what = 'the mapped classes' if kind == 'asymmetric' else 'the labels'
+  truth = source.truth if source is not None else None
+  normal = truth is not None and truth.abnormal.any()
+  which = 'labels of images that are not abnormal' if normal else 'labels'
   return Rates(
     rate,
     expected,
     f'{kind} label noise: {rate:.4g} of {what} become {becomes};'
-    f' {expected:.4g} of all labels are expected to be wrong',
+    f' {expected:.4g} of all {which} are expected to be wrong',
   )
 
 

@@ -350,6 +350,8 @@ def test_abnormal_examples_keep_their_labels_and_do_not_count():
   normal = np.bincount(train.labels[~abnormal])
   flipped = np.bincount(train.labels[noisy.truth.flipped])
   assert flipped.tolist() == [round(n / 2) for n in normal]
+  protocol = noise.rates('symmetric', 0.5, 10, source=noisy).protocol
+  assert '0.5 of all labels of images that are not abnormal' in protocol
 
 
 def test_noise_on_noise_remembers_the_first_labels():
