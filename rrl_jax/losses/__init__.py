@@ -92,11 +92,18 @@ from rrl_jax.losses._mixup import (
   mixup_pairs,
   mixup_targets,
 )
+from rrl_jax.losses._multilevel_risk import chi2_multilevel, cvar_multilevel
 from rrl_jax.losses._normalized_losses import (
   active_passive,
   normalized_cross_entropy,
   normalized_focal,
   normalized_generalized_cross_entropy,
+)
+from rrl_jax.losses._risk_threshold import (
+  RiskThresholdState,
+  chi2_threshold_update,
+  cvar_threshold_update,
+  risk_threshold_init,
 )
 from rrl_jax.losses._sinkhorn_dro import (
   multilevel_probs,
@@ -121,6 +128,7 @@ __all__ = (
   'EarlyLearningState',
   'EmbeddingGeometry',
   'GroupDROState',
+  'RiskThresholdState',
   'active_passive',
   'adapt_gamma',
   'adversarial_loss_bound',
@@ -132,7 +140,9 @@ __all__ = (
   'beta_log_weight',
   'bootstrapping',
   'chi2_dual',
+  'chi2_multilevel',
   'chi2_risk',
+  'chi2_threshold_update',
   'chi2_weights',
   'class_conditional_infonce',
   'collapse_threshold',
@@ -146,7 +156,9 @@ __all__ = (
   'concept_risk_update',
   'concept_robust_risk',
   'cvar_dual',
+  'cvar_multilevel',
   'cvar_risk',
+  'cvar_threshold_update',
   'cvar_weights',
   'derivative_manipulation',
   'early_learning_init',
@@ -186,6 +198,7 @@ __all__ = (
   'pinsker_loss_bound',
   'rescaling_weights',
   'reverse_cross_entropy',
+  'risk_threshold_init',
   'sinkhorn_dro',
   'sinkhorn_dro_multilevel',
   'sinkhorn_dro_samples',

@@ -158,7 +158,7 @@ def cvar_dual(
     Levy et al., `Large-Scale Methods for Distributionally Robust Optimization
     <https://arxiv.org/abs/2010.05893>`_, 2020, section 2.
   """
-  _check_cvar(level, penalty)
+  check_cvar(level, penalty)
   losses, rows = _inputs(losses, where)
   dtype = losses.dtype
   eta, level = jnp.asarray(eta, dtype), jnp.asarray(level, dtype)
@@ -317,7 +317,7 @@ def chi2_dual(
     Levy et al., `Large-Scale Methods for Distributionally Robust Optimization
     <https://arxiv.org/abs/2010.05893>`_, 2020, section 2.
   """
-  _check_chi2(penalty, radius)
+  check_chi2(penalty, radius)
   losses, rows = _inputs(losses, where)
   dtype = losses.dtype
   eta = jnp.asarray(eta, dtype)
@@ -358,7 +358,7 @@ def _shared(local: jax.Array, axis_name: Any) -> jax.Array:
 
 def _cvar(losses, level, penalty, where, axis_name):
   """``(weights [B], losses [B], rows [B], probabilities of the batch)``."""
-  _check_cvar(level, penalty)
+  check_cvar(level, penalty)
   losses, rows = _inputs(losses, where)
   level = jnp.asarray(level, losses.dtype)
   if penalty is None:
@@ -370,7 +370,7 @@ def _cvar(losses, level, penalty, where, axis_name):
 
 
 def _chi2(losses, penalty, radius, where, axis_name):
-  _check_chi2(penalty, radius)
+  check_chi2(penalty, radius)
   losses, rows = _inputs(losses, where)
   if penalty is not None:
     price = jnp.asarray(penalty, losses.dtype)
@@ -399,12 +399,14 @@ def _inputs(losses, where):
   return _rows.keep(rows, losses), rows
 
 
-def _check_cvar(level, penalty):
+def check_cvar(level, penalty):
+  """Raises ValueError if a static value is out of range."""
   _checks.in_range('level', level, 0.0, 1.0, open_low=True)
   _checks.in_range('penalty', penalty, 0.0, open_low=True)
 
 
-def _check_chi2(penalty, radius):
+def check_chi2(penalty, radius):
+  """Raises ValueError unless one of both is given, and in range."""
   if (penalty is None) == (radius is None):
     raise ValueError('exactly one of penalty and radius must be given')
   _checks.in_range('penalty', penalty, 0.0, open_low=True)

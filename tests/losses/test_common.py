@@ -119,10 +119,20 @@ CALLS = {
     r, r * r, losses.ArmorState(v[0]), cost_weight=0.1
   ),
   'chi2_dual': lambda r, x, i, v: losses.chi2_dual(r, v[0], radius=0.5),
+  'chi2_multilevel': lambda r, x, i, v: losses.chi2_multilevel(r, radius=0.5),
   'chi2_risk': lambda r, x, i, v: losses.chi2_risk(r, penalty=0.5),
+  'chi2_threshold_update': lambda r, x, i, v: losses.chi2_threshold_update(
+    losses.RiskThresholdState(v[0]), r, step_size=0.1, penalty=0.5
+  ),
   'chi2_weights': lambda r, x, i, v: losses.chi2_weights(r, radius=0.2),
   'cvar_dual': lambda r, x, i, v: losses.cvar_dual(r, 1.0, level=0.5),
+  'cvar_multilevel': lambda r, x, i, v: losses.cvar_multilevel(
+    r, level=0.3, base_size=2, level_prob=0.5
+  ),
   'cvar_risk': lambda r, x, i, v: losses.cvar_risk(r, level=0.3),
+  'cvar_threshold_update': lambda r, x, i, v: losses.cvar_threshold_update(
+    losses.RiskThresholdState(v[0]), r, step_size=0.1, level=0.3
+  ),
   'cvar_weights': lambda r, x, i, v: losses.cvar_weights(
     r, level=0.3, penalty=0.5
   ),
@@ -136,6 +146,7 @@ CALLS = {
   'multilevel_probs': lambda r, x, i, v: jnp.asarray(
     losses.multilevel_probs(3), v.dtype
   ),
+  'risk_threshold_init': lambda r, x, i, v: losses.risk_threshold_init(v[0]),
   'sinkhorn_dro': lambda r, x, i, v: losses.sinkhorn_dro(
     x, penalty=2.0, epsilon=0.1
   ),
@@ -223,6 +234,7 @@ TYPES = {
   'EarlyLearningState',
   'EmbeddingGeometry',
   'GroupDROState',
+  'RiskThresholdState',
 }
 PER_EXAMPLE = {
   'active_passive',
@@ -268,11 +280,15 @@ OVER_BATCH = {
   'armor_update',
   'armor_weights',
   'chi2_dual',
+  'chi2_multilevel',
   'chi2_risk',
+  'chi2_threshold_update',
   'chi2_weights',
   'class_conditional_infonce',
   'concept_risk_update',
+  'cvar_multilevel',
   'cvar_risk',
+  'cvar_threshold_update',
   'cvar_weights',
   'derivative_manipulation',
   'embedding_geometry',
