@@ -23,34 +23,32 @@ def base() -> ConfigDict:
   config.log_steps = 20  # A line of metrics.jsonl every so many steps.
   config.ckpt_steps = 200  # A checkpoint every so many steps, and at the end.
   config.keep_last = 3  # Checkpoints that stay on disk.
+  config.micro_batches = 1  # Parts of a batch that are stepped one by one.
+  config.interim_steps = 0  # `interim_evals` every so many steps; 0 never.
   config.tracker = 'none'  # 'wandb' sends the metrics there too.
 
   config.data = ConfigDict()
   config.data.name = 'digits'  # A module of rrl_jax.data.
-  config.data.kw = ConfigDict(  # Its own arguments; None leaves one out.
-    {
-      'path': optional(str),  # idx, npz, folder, fashion_mnist.
-      'subset': optional(str),  # idx: a file name's beginning.
-      'class_names': optional(tuple),  # idx.
-      'num_classes': optional(int),  # idx, npz, mock.
-      'data_set': optional(str),  # tfds: 'cifar10', ...
-      'data_dir': optional(str),  # tfds, fashion_mnist.
-      'train_split': optional(str),  # tfds.
-      'test_split': optional(str),  # tfds.
-      'image_key': optional(str),  # tfds.
-      'label_key': optional(str),  # tfds.
-      'image_size': optional(int),  # tfds, folder.
-      'in_memory': optional(bool),  # tfds, folder.
-      'image_shape': optional(tuple),  # mock.
-      'num_examples': optional(int),  # mock.
-      'num_test': optional(int),  # mock.
-    }
-  )
+  config.data.kw = _source_kw()  # Its own arguments; None leaves one out.
   config.data.seed = 0  # Of thinning and of what `validation` holds out.
   config.data.split_seed = 0  # Of the test split, where a set has none.
   config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
   config.data.concepts = 'class'  # 'class', 'coarse', or 'a=0-3 b=4-6'.
   config.data.imbalance = ''  # '' none, '1.0,0.25' a concept, 'exp:100'.
+  config.data.noise = ConfigDict()  # Flips labels of the training split.
+  config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...
+  config.data.noise.rate = 0.0  # Fraction of each class's labels.
+  config.data.noise.seed = 0
+  config.data.noise.exact = True  # That many of a class; False draws each.
+  config.data.noise.mapping = ''  # Of asymmetric: 'cifar10', '9>1 3<>5', ...
+  config.data.noise.confusion = optional(str)  # Of instance: a logits file.
+  config.data.abnormal = ConfigDict()  # Images that belong to no class.
+  config.data.abnormal.kind = 'none'  # noise, blend, source.
+  config.data.abnormal.rate = 0.0  # Fraction of the training split.
+  config.data.abnormal.seed = 0
+  config.data.abnormal.name = optional(str)  # Of source: whose images.
+  config.data.abnormal.kw = _source_kw()
+  config.data.abnormal.classes = ''
   config.data.validation = 0.0  # Fraction of train that replaces test.
   config.data.sampling = 'uniform'  # Or 'concept_balanced'.
   config.data.device_bytes = 2**30  # Sets up to this size live on the device.
@@ -94,9 +92,33 @@ def base() -> ConfigDict:
   config.mesh.data = -1  # Devices on the 'data' axis; -1 takes all there are.
 
   config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
+  config.interim_evals = ConfigDict()  # The same, while training.
   config.eval_batch_size = 512
   config.transfer = ConfigDict()  # Target task -> fields of data to change.
   return config
+
+
+def _source_kw() -> ConfigDict:
+  """Every argument that some source has."""
+  return ConfigDict(
+    {
+      'path': optional(str),  # idx, npz, folder, fashion_mnist.
+      'subset': optional(str),  # idx: a file name's beginning.
+      'class_names': optional(tuple),  # idx.
+      'num_classes': optional(int),  # idx, npz, mock.
+      'data_set': optional(str),  # tfds: 'cifar10', ...
+      'data_dir': optional(str),  # tfds, fashion_mnist.
+      'train_split': optional(str),  # tfds.
+      'test_split': optional(str),  # tfds.
+      'image_key': optional(str),  # tfds.
+      'label_key': optional(str),  # tfds.
+      'image_size': optional(int),  # tfds, folder.
+      'in_memory': optional(bool),  # tfds, folder.
+      'image_shape': optional(tuple),  # mock.
+      'num_examples': optional(int),  # mock.
+      'num_test': optional(int),  # mock.
+    }
+  )
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:

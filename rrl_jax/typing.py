@@ -52,12 +52,14 @@ class DataSpec:
     sampling_probs: Probability that an example of a batch is of concept k,
       shape ``[K]``; counts / total under uniform sampling, 1 / K under
       concept-balanced sampling.
+    num_examples: Training examples N; ``batch['index']`` is below it.
   """
 
   class_names: tuple[str, ...]
   concept_names: tuple[str, ...]
   concept_counts: np.ndarray
   sampling_probs: np.ndarray
+  num_examples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,18 @@ class Objective:
       step; ``batch`` may hold shapes instead of arrays.
     step_scale: ``metrics -> scalar`` that multiplies the optimizer's update,
       or None for no scaling.
+    log_total: ``metrics -> scalar``, the logarithm of what the batch's
+      gradient was divided by, where that is no mean over its examples. The
+      gradients of micro-batches are combined in proportion to it; None
+      combines them evenly.
+    example_loss: ``(logits [B, K], labels [B], index [B], aux_state, step) ->
+      [B]``, the loss as a function of the logits, undivided by the batch: its
+      gradient tells how much each example pulls. None where the loss is not
+      of that form.
+    learned: ``aux_state -> name -> scalar`` to be reported with the results.
+    num_networks: Networks that train each other. From two on, every leaf of
+      ``params`` and ``model_state`` has a leading axis of them; the first is
+      the one evaluated.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
@@ -79,6 +93,10 @@ class Objective:
     lambda params, model_state, batch, key: {}
   )
   step_scale: Callable[[Metrics], jax.Array] | None = None
+  log_total: Callable[[Metrics], jax.Array] | None = None
+  example_loss: Callable[..., jax.Array] | None = None
+  learned: Callable[[AuxState], dict[str, jax.Array]] = lambda aux_state: {}
+  num_networks: int = 1
 
   def __call__(self, params, model_state, aux_state, batch, key, step):
     """Calls ``loss_fn``."""

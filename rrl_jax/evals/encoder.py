@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -33,6 +33,10 @@ class Encoder:
   mesh: Mesh | None = None
   _jitted: dict = dataclasses.field(default_factory=dict, repr=False)
   _predicted: dict = dataclasses.field(default_factory=dict, repr=False)
+
+  def with_variables(self, variables: Any) -> Self:
+    """The same network with other variables; nothing is compiled anew."""
+    return dataclasses.replace(self, variables=variables, _predicted={})
 
   def predict(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features of a set, computed once and then remembered.

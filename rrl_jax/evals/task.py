@@ -1,5 +1,6 @@
 """What an encoder is evaluated on."""
 
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import NamedTuple
 
@@ -25,11 +26,18 @@ class EvalData:
     train: What the encoder was trained on.
     test: Held-out examples of the same classes and concepts.
     tasks: Target tasks.
+    pull: ``(logits [n, K], labels [n], index [n]) -> [n]``, how hard each
+      training example (``index`` is its place in ``train``) pulls at its
+      logits: the L1 norm of the training loss's gradient there. None where the
+      loss does not say.
+    learned: What the objective learned, by name.
   """
 
   train: Source
   test: Source
   tasks: tuple[Task, ...] = ()
+  pull: Callable[..., np.ndarray] | None = None
+  learned: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def choose(key: jax.Array, size: int, num_examples: int) -> np.ndarray:

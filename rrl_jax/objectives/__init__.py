@@ -11,7 +11,8 @@ from rrl_jax.errors import ConfigError
 
 def names() -> list[str]:
   """Names that ``make`` knows."""
-  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+  modules = (module.name for module in pkgutil.iter_modules(__path__))
+  return sorted(name for name in modules if not name.startswith('_'))
 
 
 def make(

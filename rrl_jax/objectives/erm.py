@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from rrl_jax import typing
+from rrl_jax.objectives import _classification
 
 
 def make(
@@ -35,12 +36,14 @@ def make(
     (logits, _), model_state = apply_fn(
       params, model_state, batch['image'], train=True
     )
-    targets = optax.smooth_labels(
-      jax.nn.one_hot(batch['label'], logits.shape[-1]), label_smoothing
-    )
-    losses = optax.softmax_cross_entropy(logits, targets)  # [B]
-    correct = jnp.argmax(logits, axis=-1) == batch['label']
-    metrics = {'accuracy': jnp.mean(correct.astype(jnp.float32))}
+    losses = example_loss(logits, batch['label'])
+    metrics = _classification.metrics(logits, batch['label'])
     return jnp.mean(losses), (model_state, aux_state, metrics)
 
-  return typing.Objective(loss_fn)
+  def example_loss(logits, labels, *_):
+    targets = optax.smooth_labels(
+      jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing
+    )
+    return optax.softmax_cross_entropy(logits, targets)  # [B]
+
+  return typing.Objective(loss_fn, example_loss=example_loss)

@@ -24,9 +24,9 @@ References:
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rrl_jax import attacks, losses, typing
+from rrl_jax.objectives import _classification
 
 INNER = ('none', 'wrm', 'sinkhorn')
 DIVERGENCES = ('none', 'kl', 'l2', 'ot', 'cvar', 'chi2')
@@ -174,7 +174,7 @@ def make(
 
     def image_losses(z):
       (logits, _), _ = apply_fn(params, model_state, z, train=attack_train_mode)
-      return _cross_entropy(logits, labels)
+      return _classification.cross_entropy(logits, labels)
 
     if inner == 'wrm':
       moved = attacks.wrm(
@@ -208,7 +208,7 @@ def make(
     (logits, out), model_state = apply_fn(
       params, model_state, moved, train=True
     )
-    example_losses = _cross_entropy(logits, labels)  # [B]
+    example_losses = _classification.cross_entropy(logits, labels)  # [B]
     risks = jax.lax.stop_gradient(example_losses)
     if inner != 'none':
       transport = losses.transport_cost(images, moved)  # [B]
@@ -241,8 +241,7 @@ def make(
         'concept_risk': concept_risks,
         'step_scale': losses.step_scale(weights, rule=step_scale),
       }
-    correct = jnp.argmax(logits, axis=-1) == labels
-    metrics['accuracy'] = jnp.mean(correct.astype(jnp.float32))
+    metrics |= _classification.metrics(logits, labels)
     loss = jnp.mean(jax.lax.stop_gradient(weights) * example_losses)
     return loss, (model_state, new_aux, metrics)
 
@@ -276,11 +275,6 @@ def make(
     init,
     step_scale=(lambda metrics: metrics['step_scale']) if scaled else None,
   )
-
-
-def _cross_entropy(logits, labels):
-  """Cross entropy of each example in nats, ``[B]``."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _prior(prior, concept_counts):

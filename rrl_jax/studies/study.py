@@ -23,14 +23,18 @@ def run(
   training split held out, and the point with the best mean of
   ``study.select`` there is taken. Only then is the test split looked at, by
   ``study.seeds`` runs of each method; a seed decides initial weights, batches,
-  thinning and the held-out examples, and is shared by the methods.
+  thinning, wrong labels and the held-out examples, and is shared by the
+  methods. With ``study.conditions`` (name -> 'all' or a method -> fields to
+  change) all of this is done once under each of them. The held-out part is as
+  noisy as the rest: no clean label chooses anything.
 
   Writes ``table.md`` and ``table.json``; each run has a folder of its own, so
   that a study that was stopped goes on where it was.
 
   Args:
     config: A config with a ``study``: methods, order, grids, seeds,
-      tuning_seeds, tuning_evals, validation, select, baseline, metrics.
+      tuning_seeds, tuning_evals, validation, select, baseline, metrics, and
+      perhaps conditions.
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -39,38 +43,58 @@ def run(
   """
   study = config.study
   grids = {name: _points(study.grids[name]) for name in study.methods}
-  _check(study, grids)
+  conditions = study.get('conditions', {'': {}})
+  _check(study, grids, conditions)
   workdir_lib.Workdir(root).check_owner(config)
   workdir_lib.Workdir(root).claim(config, overrides)
-  chosen, results = {}, {}
-  for name in study.order:
-    method = study.methods[name]
-    chosen[name] = _tune(study, name, method, grids[name], root)
-    results[name] = [
-      _run(_changed(method, chosen[name], seed), root / 'runs' / name, seed)
-      for seed in study.seeds
-    ]
-    for metric in study.metrics:
-      _at(results[name][0], metric, 'study.metrics')
-  table = table_lib.make_table(results, study.baseline, study.metrics)
-  workdir_lib.write_json(
-    root / 'table.json',
-    {
-      'chosen': chosen,
-      'seeds': list(study.seeds),
+  found = {}
+  for condition, changes in conditions.items():
+    folder = root / condition
+    chosen, results = {}, {}
+    for name in study.order:
+      method = _under(study.methods[name], changes, name)
+      chosen[name] = _tune(study, name, method, grids[name], folder)
+      results[name] = [
+        _run(_changed(method, chosen[name], seed), folder / 'runs' / name, seed)
+        for seed in study.seeds
+      ]
+      for metric in study.metrics:
+        _at(results[name][0], metric, 'study.metrics')
+    table = table_lib.make_table(results, study.baseline, study.metrics)
+    found[condition] = table_lib.Found(chosen, results, table)
+    _write(root, study, found)  # What is there so far, should it be stopped.
+  print((root / 'table.md').read_text())
+
+
+def _write(root, study, found):
+  """Writes ``table.json`` and ``table.md``."""
+  plain = {
+    condition: {
+      'chosen': each.chosen,
       'cells': {
         name: {metric: cell._asdict() for metric, cell in row.items()}
-        for name, row in table.items()
+        for name, row in each.table.items()
       },
-      'results': results,
-    },
+      'results': each.results,
+    }
+    for condition, each in found.items()
+  }
+  plain = plain.get('', {'conditions': plain})
+  workdir_lib.write_json(
+    root / 'table.json', {'seeds': list(study.seeds)} | plain
   )
-  text = table_lib.to_markdown(table, study.baseline, chosen, len(study.seeds))
+  if '' in found:
+    text = table_lib.to_markdown(
+      found[''].table, study.baseline, found[''].chosen, len(study.seeds)
+    )
+  else:
+    text = table_lib.conditions_to_markdown(
+      found, study.baseline, len(study.seeds)
+    )
   workdir_lib.write_bytes(root / 'table.md', text.encode())
-  print(text)
 
 
-def _check(study, grids):
+def _check(study, grids, conditions):
   """Looks at what can be judged before the first run."""
   sizes = {name: len(points) for name, points in grids.items()}
   if len(set(sizes.values())) > 1:
@@ -91,9 +115,13 @@ def _check(study, grids):
     raise ConfigError('study.tuning_seeds: at least one')
   if not 0 < study.validation < 1:
     raise ConfigError(f'study.validation={study.validation} is not in (0, 1)')
-  for name, points in grids.items():
-    for point in points:
-      _changed(study.methods[name], point, seed=0)
+  if not conditions:
+    raise ConfigError('study.conditions is empty')
+  for changes in conditions.values():
+    for name, points in grids.items():
+      method = _under(study.methods[name], changes, name)
+      for point in points:
+        _changed(method, point, seed=0)
 
 
 def _at(results, metric, field):
@@ -110,12 +138,28 @@ def _at(results, metric, field):
 
 
 def _points(grid):
-  """``(('a', (1, 2)), ('b', (3,)))`` as ``[{'a': 1, 'b': 3}, ...]``."""
-  fields = [field for field, _ in grid]
-  return [
-    dict(zip(fields, values, strict=True))
-    for values in itertools.product(*(values for _, values in grid))
-  ]
+  """``(('a', (1, 2)), ('b', (3,)))`` as ``[{'a': 1, 'b': 3}, ...]``.
+
+  An axis may move several fields at once:
+  ``((('a', 'b'), ((1, 3), (2, 4))),)`` is ``[{'a': 1, 'b': 3}, ...]`` too.
+  """
+  axes = []
+  for field, values in grid:
+    if isinstance(field, str):
+      field, values = (field,), [(value,) for value in values]
+    axes.append([dict(zip(field, each, strict=True)) for each in values])
+  points = []
+  for steps in itertools.product(*axes):
+    points.append({name: x for step in steps for name, x in step.items()})
+  return points
+
+
+def _under(method, changes, name):
+  """A method's config under a condition: what all change, then its own."""
+  config = ConfigDict(method).copy_and_resolve_references()
+  for who in ('all', name):
+    config = _update(config, changes.get(who, ()), 'study.conditions')
+  return config
 
 
 def _tune(study, name, method, points, root):
@@ -131,6 +175,7 @@ def _tune(study, name, method, points, root):
       config.evals = {
         which: config.evals[which].to_dict() for which in study.tuning_evals
       }
+      config.interim_steps = 0
       config.transfer = {}
       results = _run(config, root / 'tuning' / name / str(i), seed)
       found.append(_at(results, study.select, 'study.select'))
@@ -141,14 +186,22 @@ def _tune(study, name, method, points, root):
 def _changed(method, point, seed):
   """A copy of a method's config at one point of its grid and one seed."""
   config = ConfigDict(method).copy_and_resolve_references()
-  config.lock()
-  try:
-    config.update_from_flattened_dict(dict(point))
-  except (KeyError, AttributeError, TypeError, ValueError) as error:
-    raise ConfigError(f'study.grids: {" ".join(str(error).split())}') from error
-  config.unlock()
+  config = _update(config, point, 'study.grids')
   config.seed = seed
   config.data.seed = seed
+  config.data.noise.seed = seed
+  config.data.abnormal.seed = seed
+  return config
+
+
+def _update(config, fields, where):
+  """The config with fields changed that it has."""
+  config.lock()
+  try:
+    config.update_from_flattened_dict(dict(fields))
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    raise ConfigError(f'{where}: {" ".join(str(error).split())}') from error
+  config.unlock()
   return config
 
 

@@ -22,6 +22,20 @@ class Cell(NamedTuple):
   difference_half_width: float
 
 
+class Found(NamedTuple):
+  """What a study found under one condition.
+
+  Attributes:
+    chosen: Method -> the point of its grid that tuning chose.
+    results: Method -> for each seed, number by metric.
+    table: Method -> metric -> ``Cell``.
+  """
+
+  chosen: dict[str, dict[str, Any]]
+  results: dict[str, list[dict[str, float]]]
+  table: dict[str, dict[str, Cell]]
+
+
 def make_table(
   results: dict[str, list[dict[str, float]]],
   baseline: str,
@@ -66,30 +80,66 @@ def to_markdown(
     '|---' * (len(metrics) + 1) + '|',
   ]
   for name, row in table.items():
-    cells = []
-    for cell in row.values():
-      mark = ''
-      if abs(cell.difference) > cell.difference_half_width:
-        mark = ' **+**' if cell.difference > 0 else ' **-**'
-      cells.append(f'{cell.mean:.1%} ± {cell.half_width:.1%}{mark}')
-    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-  settings = '; '.join(
-    f'{name}: '
-    + ', '.join(f'{field.split(".")[-1]} {x:g}' for field, x in point.items())
-    for name, point in chosen.items()
-    if point
-  )
+    cells = ' | '.join(_cell(cell) for cell in row.values())
+    lines.append(f'| {name} | {cells} |')
+  settings = _settings(chosen)
   return '\n'.join(
     [
       *lines,
       '',
-      f'Mean over {num_seeds} seeds ± half of the 95% Student interval.'
-      f' **+**, **-**: the paired 95% interval of the difference from'
-      f' {baseline} leaves zero out (not corrected for the number of'
-      ' comparisons).'
+      _legend(baseline, num_seeds)
       + (f' Chosen on held-out examples: {settings}.' if settings else ''),
       '',
     ]
+  )
+
+
+def conditions_to_markdown(
+  found: dict[str, Found], baseline: str, num_seeds: int
+) -> str:
+  """A table for each metric: a row a method, a column a condition."""
+  first = next(iter(found.values())).table
+  lines = []
+  for metric in next(iter(first.values())):
+    names = ' | '.join(name.replace('_', ' ') for name in found)
+    lines += [f'{_heading(metric).capitalize()}:', '', f'| method | {names} |']
+    lines.append('|---' * (len(found) + 1) + '|')
+    for method in first:
+      cells = (_cell(each.table[method][metric]) for each in found.values())
+      lines.append(f'| {method} | {" | ".join(cells)} |')
+    lines.append('')
+  lines += [_legend(baseline, num_seeds), '', 'Chosen on held-out examples:']
+  for condition, each in found.items():
+    lines.append(f'* {condition.replace("_", " ")}: {_settings(each.chosen)}.')
+  return '\n'.join([*lines, ''])
+
+
+def _cell(cell):
+  """Mean and half width, with a mark where the difference leaves zero out."""
+  mark = ''
+  if abs(cell.difference) > cell.difference_half_width:
+    mark = ' **+**' if cell.difference > 0 else ' **-**'
+  return f'{cell.mean:.1%} ± {cell.half_width:.1%}{mark}'
+
+
+def _legend(baseline, num_seeds):
+  """What the numbers and marks of a table mean."""
+  return (
+    f'Mean over {num_seeds} seeds ± half of the 95% Student interval.'
+    f' **+**, **-**: the paired 95% interval of the difference from'
+    f' {baseline} leaves zero out (not corrected for the number of'
+    ' comparisons).'
+  )
+
+
+def _settings(chosen):
+  """The points that tuning chose, as words."""
+  number = lambda x: f'{x:g}' if isinstance(x, int | float) else str(x)
+  return '; '.join(
+    f'{name}: '
+    + ', '.join(f'{field.split(".")[-1]} {number(x)}' for field, x in p.items())
+    for name, p in chosen.items()
+    if p
   )
 
 

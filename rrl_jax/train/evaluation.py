@@ -1,12 +1,80 @@
 """From a trained state to results.json: the evaluations a config asks for."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from rrl_jax import evals
 from rrl_jax.data import augment
+from rrl_jax.evals import measurement
+from rrl_jax.train import metrics as metrics_lib
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
+
+
+class Evaluator:
+  """Evaluates one state of an experiment after another, compiling once."""
+
+  def __init__(self, experiment: Experiment):
+    self._experiment = experiment
+    config, objective = experiment.config, experiment.objective
+
+    def apply(variables, images):
+      params, model_state = variables
+      images = augment.central_crop(
+        augment.to_float(images), config.data.augment.resized_crop
+      )
+      (logits, out), _ = experiment.apply_fn(
+        params, model_state, images, train=False
+      )
+      return logits, out['features']
+
+    def pull(logits, labels, index, aux_state, step):
+      total = lambda logits: jnp.sum(
+        objective.example_loss(logits, labels, index, aux_state, step)
+      )
+      return jnp.sum(jnp.abs(jax.grad(total)(logits)), axis=-1)
+
+    self._pull = None if objective.example_loss is None else jax.jit(pull)
+    self._encoder = evals.Encoder(
+      apply=apply,
+      variables=None,
+      batch_size=config.eval_batch_size,
+      mesh=experiment.mesh,
+    )
+
+  def __call__(
+    self, state: TrainState, config_evals: Mapping[str, Mapping[str, Any]]
+  ) -> tuple[dict[str, evals.Measurement], dict[str, np.ndarray]]:
+    """Returns ``(measurements, figures)`` by name."""
+    experiment = self._experiment
+    variables = state.eval_params, state.model_state
+    if experiment.objective.num_networks > 1:
+      variables = jax.tree.map(lambda leaf: leaf[0], variables)
+    learned = experiment.objective.learned(state.aux_state)
+    data = evals.EvalData(
+      train=experiment.data.train,
+      test=experiment.data.test,
+      tasks=experiment.tasks,
+      pull=self._pull and self._bound_pull(state),
+      learned={name: float(value) for name, value in learned.items()},
+    )
+    return evals.run(
+      self._encoder.with_variables(variables),
+      data,
+      config_evals,
+      key=jax.random.fold_in(jax.random.key(experiment.config.seed), 2),
+    )
+
+  def _bound_pull(self, state):
+    """How hard examples pull, at this state."""
+    return lambda logits, labels, index: np.asarray(
+      self._pull(logits, labels, index, state.aux_state, state.step)
+    )
 
 
 def evaluate(
@@ -27,33 +95,29 @@ def evaluate(
     Each measurement by name.
   """
   config = experiment.config
-  apply_fn = experiment.apply_fn
-
-  def apply(variables, images):
-    params, model_state = variables
-    images = augment.central_crop(
-      augment.to_float(images), config.data.augment.resized_crop
-    )
-    (logits, out), _ = apply_fn(params, model_state, images, train=False)
-    return logits, out['features']
-
-  encoder = evals.Encoder(
-    apply=apply,
-    variables=(state.eval_params, state.model_state),
-    batch_size=config.eval_batch_size,
-    mesh=experiment.mesh,
-  )
-  data = evals.EvalData(
-    train=experiment.data.train,
-    test=experiment.data.test,
-    tasks=experiment.tasks,
-  )
-  measurements, figures = evals.run(
-    encoder,
-    data,
-    config.evals.to_dict(),
-    key=jax.random.fold_in(jax.random.key(config.seed), 2),
+  measurements, figures = Evaluator(experiment)(state, config.evals.to_dict())
+  measurements |= _best(
+    measurements, metrics_lib.read(workdir.metrics), len(experiment.data.test)
   )
   if jax.process_index() == 0:
     workdir.write_results(config, int(state.step), measurements, figures)
   return measurements
+
+
+def _best(measurements, lines, num_test):
+  """Test accuracy at the best interim evaluation, beside that at the end."""
+  accuracies = [
+    line['test/accuracy'] for line in lines if 'test/accuracy' in line
+  ]
+  if not accuracies or 'test/accuracy' not in measurements:
+    return {}
+  best = max(*accuracies, measurements['test/accuracy'].value)
+  return {
+    'test/best_accuracy': measurement.proportion(
+      round(best * num_test),
+      num_test,
+      f'clean test images, top-1, at the best of {len(accuracies) + 1}'
+      ' evaluations while training, chosen by these images themselves:'
+      ' optimistic',
+    )
+  }

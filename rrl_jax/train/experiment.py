@@ -63,7 +63,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   positive = (
       'batch_size', 'log_steps', 'ckpt_steps', 'keep_last', 'eval_batch_size',
-      'data.device_bytes', 'data.num_threads',
+      'data.device_bytes', 'data.num_threads', 'micro_batches',
   )  # fmt: skip
   for field in positive:
     if not _at(config, field) > 0:
@@ -77,6 +77,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
           f'transfer.{name}.{field}: known are {", ".join(config.data)}'
         )
+  if config.interim_steps < 0:
+    raise ConfigError(f'interim_steps={config.interim_steps} is negative')
   for field in ('seed', 'data.seed', 'data.split_seed'):
     if not 0 <= _at(config, field) < 2**32:
       raise ConfigError(f'{field}={_at(config, field)} is not in [0, 2^32)')
@@ -101,7 +103,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f' known: {", ".join(pipeline.SAMPLING)}'
     )
   optim.make(config.optim, total_steps=100)
+  data_lib.check_noise(
+    _given(config.data.noise.to_dict()), _given(config.data.abnormal.to_dict())
+  )
   evals.check(config.evals.to_dict())
+  evals.check(config.interim_evals.to_dict())
   # Two classes in two concepts stand for the data: names, arguments and ranges
   # do not depend on it.
   model = _model(config, num_classes=2)
@@ -110,6 +116,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     concept_names=('0', '1'),
     concept_counts=np.array([1, 1]),
     sampling_probs=np.array([0.5, 0.5]),
+    num_examples=2,
   )
   _objective(config, models.apply_fn(model), spec)
 
@@ -125,7 +132,9 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
     imbalance=fields['imbalance'],
     seed=fields['seed'],
     split_seed=fields['split_seed'],
-    **{name: value for name, value in kw.items() if value is not None},
+    noise=_given(fields['noise']),
+    abnormal=_given(fields['abnormal']),
+    **_given(kw),
   )
   if fields['validation']:
     return _hold_out(splits.train, fields['validation'], fields['seed'])
@@ -146,6 +155,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       f'batch_size={config.batch_size} does not divide by'
       f' {mesh.size} devices (mesh.data)'
     )
+  if config.batch_size % (mesh.size * config.micro_batches):
+    raise ConfigError(
+      f'batch_size={config.batch_size} does not divide by {mesh.size} devices'
+      f' times micro_batches={config.micro_batches}'
+    )
   data = load_data(config)
   tasks = tuple(
     evals.Task(name, *_target(config, name)) for name in config.transfer
@@ -159,6 +173,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   apply_fn = models.apply_fn(model)
   objective = _objective(config, apply_fn, data_spec(config, train))
   tx = optim.make(config.optim, total_steps)
+  if objective.num_networks > 1:
+    tx = optim.per_network(tx)
   augmentation = config.data.augment.to_dict()
   root = jax.random.key(config.seed)
 
@@ -202,6 +218,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       key=jax.random.fold_in(root, 1),
       prepare=prepare,
       ema_decay=config.optim.ema_decay,
+      micro_batches=config.micro_batches,
     ),
     init=lambda key: init(jax.random.fold_in(key, 0)),
   )
@@ -214,6 +231,7 @@ def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
     concept_names=train.concept_names,
     concept_counts=train.concept_counts,
     sampling_probs=pipeline.sampling_probs(train, config.data.sampling),
+    num_examples=len(train),
   )
 
 
@@ -227,10 +245,17 @@ def abstract_batch(batch_size: int, image_shape) -> typing.Batch:
 def _target(config, name):
   """Training and test split of a target task.
 
-  The task starts from the source's data with every class as its own concept
-  and nothing thinned; the fields of ``config.transfer.<name>`` change that.
+  The task starts from the source's data with every class as its own concept,
+  nothing thinned and no label flipped; the fields of
+  ``config.transfer.<name>`` change that.
   """
-  plain = {'concepts': 'class', 'imbalance': '', 'validation': 0.0}
+  plain = {
+    'concepts': 'class',
+    'imbalance': '',
+    'validation': 0.0,
+    'noise': {},
+    'abnormal': {},
+  }
   return load_data(config, **plain | config.transfer[name].to_dict())
 
 
@@ -272,6 +297,15 @@ def _objective(config, apply_fn, spec):
     data=spec,
     kw=config.objective.kw.to_dict(),
   )
+
+
+def _given(fields):
+  """The fields that are not None, in groups too."""
+  return {
+    name: _given(value) if isinstance(value, dict) else value
+    for name, value in fields.items()
+    if value is not None
+  }
 
 
 def _at(config, dotted):

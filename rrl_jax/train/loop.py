@@ -2,18 +2,24 @@
 
 import contextlib
 import signal
+import sys
 import time
 
 import jax
 import numpy as np
 
-from rrl_jax.data import pipeline
+from rrl_jax.data import noise, pipeline
 from rrl_jax.errors import DivergedError, StoppedError
-from rrl_jax.train import checkpoint, optim, progress, sharding
+from rrl_jax.train import checkpoint, evaluation, optim, progress, sharding
 from rrl_jax.train import metrics as metrics_lib
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
+
+# How much larger the largest class may be among a batch's predictions than
+# among its labels, and for how many logged steps in a row.
+_COLLAPSED = 0.5
+_COLLAPSED_LINES = 3
 
 
 def train(
@@ -60,6 +66,7 @@ def train(
       out_shardings=sharding.replicated(mesh),
     )
     batches = read_batches(experiment, start, lookup=bool(store))
+    evaluator = evaluation.Evaluator(experiment)
 
     # --- The loop: metrics of a step are fetched while the next one runs.
     write = stack.enter_context(
@@ -74,12 +81,17 @@ def train(
       progress.show(start=start, total=total, quiet=quiet)
     )
     record = _Recorder(experiment, write, update, start)
+    if experiment.data.train.truth is not None and jax.process_index() == 0:
+      noise.save(workdir.truth, experiment.data.train)
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
       state, metrics = step_fn(state, batch, store)
       if pending is not None:
         record(*pending)
       pending = (step, metrics)
+      if config.interim_steps and step % config.interim_steps == 0:
+        found, _ = evaluator(state, config.interim_evals.to_dict())
+        pending = (step, metrics, found)
       stopping = stop.requested
       if stopping or step == total or step % config.ckpt_steps == 0:
         record(*pending)  # Nothing is saved before it is known to be finite.
@@ -176,8 +188,10 @@ class _Recorder:
     self._schedule = optim.learning_rate(config.optim, self._total)
     self._logged = (start, time.monotonic())
     self._images_per_sec = 0.0
+    self._collapsed = 0  # Logged steps in a row with nearly one prediction.
 
-  def __call__(self, step, metrics):
+  def __call__(self, step, metrics, found=None):
+    """Takes the metrics of a step, and what was measured after it."""
     metrics = jax.device_get(metrics)
     for name in ('loss', 'grad_norm', 'param_norm'):
       if not np.isfinite(metrics[name]):
@@ -185,13 +199,28 @@ class _Recorder:
           f'{name} is {metrics[name]} at step {step}; checkpoints before it'
           ' are intact; a lower optim.lr or optim.grad_clip_norm may help'
         )
-    if step % self._log_steps == 0 or step in (1, self._total):
+    if found or step % self._log_steps == 0 or step in (1, self._total):
       before, then = self._logged
       self._logged = (step, time.monotonic())
       seconds = self._logged[1] - then
       self._images_per_sec = self._batch_size * (step - before) / seconds
-      self._write(step, self._line(step, metrics))
+      line = self._line(step, metrics)
+      self._watch(step, line)
+      measured = {name: m.value for name, m in (found or {}).items()}
+      self._write(step, line | workdir_lib.finite(measured))
     self._update(step, float(metrics['loss']), self._images_per_sec)
+
+  def _watch(self, step, line):
+    """Says so, once, when the network predicts one class for everything."""
+    collapsed = line.get('train/collapse', 0.0) > _COLLAPSED
+    self._collapsed = self._collapsed + 1 if collapsed else 0
+    if self._collapsed == _COLLAPSED_LINES and jax.process_index() == 0:
+      print(
+        f'step {step}: the network has collapsed to one class; a lower'
+        ' optim.lr, adam or optim.grad_clip_norm may help',
+        file=sys.stderr,
+        flush=True,
+      )
 
   def _line(self, step, metrics):
     """Flat name -> number; a vector has one number a concept."""

@@ -62,6 +62,17 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   return optax.chain(*parts, rule(schedule, **kw))
 
 
+def per_network(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The same optimizer for each of several networks, by itself.
+
+  Weights, gradients and the optimizer's state have a leading axis of networks;
+  clipping and decay see one network at a time.
+  """
+  return optax.GradientTransformation(jax.vmap(tx.init), jax.vmap(tx.update))
+
+
 def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 

@@ -1,6 +1,7 @@
 """One training step as a pure function of the state and a batch."""
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,17 @@ def init(
   Args:
     key: Of the initial weights and the adversary.
     model_init: ``key -> (params, model_state)``.
-    objective: The objective, for its ``aux_state``.
+    objective: The objective, for its ``aux_state`` and number of networks.
     tx: The optimizer.
     batch: Arrays or shapes of a batch.
     ema: Whether to keep an average of the weights.
   """
   model_key, aux_key = jax.random.split(key)
-  params, model_state = model_init(model_key)
+  if objective.num_networks > 1:
+    model_keys = jax.random.split(model_key, objective.num_networks)
+    params, model_state = jax.vmap(model_init)(model_keys)
+  else:
+    params, model_state = model_init(model_key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -51,6 +56,7 @@ def make(
   key: jax.Array,
   prepare: Callable[[typing.Batch, jax.Array], typing.Batch],
   ema_decay: float = 0.0,
+  micro_batches: int = 1,
 ) -> Step:
   """Returns ``(state, batch) -> (state, metrics)``, to be compiled by jit.
 
@@ -64,6 +70,10 @@ def make(
     prepare: ``(batch, key) -> batch`` that brings images to [0, 1] floats and
       augments them.
     ema_decay: Decay of the averaged weights, if the state keeps them.
+    micro_batches: Into how many parts of equal size a batch is cut, each of
+      which goes through the network by itself. For a loss that sees its
+      examples one by one the gradient is that of the whole batch; BatchNorm
+      and the adversary see the parts one after the other.
   """
 
   def step(state, batch):
@@ -71,14 +81,11 @@ def make(
       jax.random.fold_in(key, state.step)
     )
     batch = prepare(batch, augment_key)
-    grad_fn = jax.value_and_grad(objective, has_aux=True)
-    (loss, (model_state, aux_state, metrics)), grads = grad_fn(
-      state.params,
-      state.model_state,
-      state.aux_state,
-      batch,
-      loss_key,
-      state.step,
+    compute = functools.partial(_gradient, objective)
+    if micro_batches > 1:
+      compute = functools.partial(_accumulate, objective, micro_batches)
+    loss, grads, (model_state, aux_state, metrics) = compute(
+      state, batch, loss_key
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     if objective.step_scale is not None:
@@ -104,3 +111,69 @@ def make(
     return state, metrics
 
   return step
+
+
+def _gradient(objective, state, batch, key):
+  """``(loss, gradient, (model_state, aux_state, metrics))`` of a batch."""
+  (loss, rest), grads = jax.value_and_grad(objective, has_aux=True)(
+    state.params,
+    state.model_state,
+    state.aux_state,
+    batch,
+    key,
+    state.step,
+  )
+  return loss, grads, rest
+
+
+def _accumulate(objective, micro_batches, state, batch, key):
+  """What `_gradient` gives, from parts of the batch, one after the other.
+
+  A part whose gradient was divided by n counts in proportion to n. The sum
+  runs online, as a softmax over the parts does: no n need be small.
+  """
+
+  def cut(rows):  # Part m has every m-th row, so each device keeps its own.
+    parts = rows.reshape(-1, micro_batches, *rows.shape[1:])
+    return jnp.moveaxis(parts, 1, 0)
+
+  def add(carry, part):
+    total, mean, model_state, aux_state = carry
+    m, rows = part
+    loss, grads, (model_state, aux_state, metrics) = _gradient(
+      objective,
+      state.replace(model_state=model_state, aux_state=aux_state),
+      rows,
+      jax.random.fold_in(key, m),
+    )
+    log_total = jnp.zeros(())
+    if objective.log_total is not None:
+      log_total = objective.log_total(metrics)
+    new_total = jnp.logaddexp(total, log_total)
+    share = jnp.exp(log_total - new_total)
+    mean = jax.tree.map(
+      lambda old, new: old + share.astype(old.dtype) * (new - old),
+      mean,
+      (loss, grads, metrics),
+    )
+    return (new_total, mean, model_state, aux_state), None
+
+  parts = jnp.arange(micro_batches), jax.tree.map(cut, dict(batch))
+  shapes = jax.eval_shape(
+    functools.partial(_gradient, objective),
+    state,
+    jax.tree.map(lambda rows: rows[0], parts[1]),
+    key,
+  )
+  loss, grads, (_, _, metrics) = shapes
+  nothing = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (loss, grads, metrics)
+  )
+  start = jnp.full((), -jnp.inf), nothing, state.model_state, state.aux_state
+  # XLA's convolutions crawl inside loops on the CPU.
+  unroll = micro_batches if jax.default_backend() == 'cpu' else 1
+  (_, mean, model_state, aux_state), _ = jax.lax.scan(
+    add, start, parts, unroll=unroll
+  )
+  loss, grads, metrics = mean
+  return loss, grads, (model_state, aux_state, metrics)

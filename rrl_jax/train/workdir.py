@@ -61,6 +61,11 @@ class Workdir:
     return self.root / 'metrics.jsonl'
 
   @property
+  def truth(self) -> pathlib.Path:
+    """Given and true labels of a training split that was tampered with."""
+    return self.root / 'noise.npz'
+
+  @property
   def results(self) -> pathlib.Path:
     """Flat name -> number."""
     return self.root / 'results.json'

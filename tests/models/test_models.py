@@ -16,6 +16,7 @@ SMALL = {
   'mlp': {'widths': (16, 12)},
   'cnn': {'widths': (4, 6), 'dense_width': 10},
   'resnet18': {'width': 4},
+  'resnet20': {'width': 2},
   'resnet50': {'width': 4},
   'vit_tiny': {'patch_size': 4, 'depth': 2},
   'vit_small': {'patch_size': 4, 'depth': 1, 'pool': 'mean'},
@@ -64,7 +65,8 @@ def images_of(rng, size=6, shape=SHAPE):
 
 
 def test_every_network_has_a_small_case():
-  assert set(SMALL) == set(models.names())
+  deep = {'resnet44', 'resnet56'}  # resnet20 with more blocks a stage.
+  assert set(SMALL) | deep == set(models.names())
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -153,6 +155,19 @@ def test_parameter_counts_are_the_published_ones(name, kw, count):
   model = models.make(name, num_classes=1000, **kw)
   params, _ = jax.eval_shape(
     lambda key: models.init(model, key, (224, 224, 3)), jax.random.key(0)
+  )
+  assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(
+  ('name', 'count'),
+  [('resnet20', 272_474), ('resnet44', 661_338), ('resnet56', 855_770)],
+)
+def test_cifar_resnets_have_as_many_parameters_as_with_projections(name, count):
+  # He et al. count 0.27M, 0.66M, 0.85M; 2,752 of these are the projections.
+  model = models.make(name, num_classes=10)
+  params, _ = jax.eval_shape(
+    lambda key: models.init(model, key, (32, 32, 3)), jax.random.key(0)
   )
   assert sum(x.size for x in jax.tree.leaves(params)) == count
 

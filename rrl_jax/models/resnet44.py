@@ -1,0 +1,17 @@
+"""ResNet-44 of the CIFAR family (He et al., 2016, section 4.2)."""
+
+from typing import ClassVar
+
+from rrl_jax.models import _resnet
+
+
+class Model(_resnet.ResNet):
+  """7 basic blocks in each of three stages of 16, 32 and 64 channels.
+
+  Shortcuts between stages are 1x1 convolutions, where He et al. pad with
+  zeros; see `_resnet.ResNet`.
+  """
+
+  stage_sizes: ClassVar[tuple[int, ...]] = (7, 7, 7)
+
+  width: int = 16
