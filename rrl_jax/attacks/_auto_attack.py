@@ -1,6 +1,9 @@
 """AutoAttack: the worst case over an ensemble, driven from the host."""
 
 from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -19,6 +22,7 @@ from rrl_jax.attacks import (
   _evaluation_state,
   _fab,
   _program,
+  _progress,
   _projections,
   _square,
 )
@@ -107,7 +111,7 @@ def auto_attack(
   mesh: Mesh | None = None,
   state_path: str | os.PathLike | None = None,
   save_seconds: float = 60.0,
-  progress: Callable[[Progress], None] | None = None,
+  progress: Callable[[Progress], None] | bool | None = None,
 ) -> AutoAttackResult:
   """AutoAttack: each example's worst case over an ensemble of attacks.
 
@@ -162,9 +166,15 @@ def auto_attack(
     mesh: Spreads batches over the axis ``data`` of a mesh (the first, if none
       has that name).
     state_path: File that keeps the state. If it exists, the evaluation goes on
-      from there.
-    save_seconds: Least time between two writes.
-    progress: Called with a :class:`Progress` after every batch of a run.
+      from there, to the same result bit by bit; also from within a batch, if
+      ``batch_size`` is the same (else that batch starts again).
+    save_seconds: Least time between two writes, which come between batches,
+      after every 50 queries of Square or after every 10 steps of the others.
+      Within a batch the file holds all arrays of the attack, some ten times
+      the size of the batch.
+    progress: True for a bar with the time left (some plain lines where there
+      is no terminal; needs rich), or a function called with a
+      :class:`Progress` wherever a write may come.
 
   Returns:
     An :class:`AutoAttackResult` of NumPy arrays.
@@ -222,7 +232,10 @@ def auto_attack(
     example_ids=example_ids,
     mesh=mesh,
   )
-  return evaluation.run(state_path, save_seconds, progress, started)
+  with contextlib.ExitStack() as stack:
+    if progress is True:
+      progress = stack.enter_context(_progress.show())
+    return evaluation.run(state_path, save_seconds, progress or None, started)
 
 
 class _Evaluation:
@@ -360,53 +373,46 @@ class _Evaluation:
     right = (self.logits.argmax(axis=1) == self.labels) & ~np.isnan(
       self.logits
     ).any(axis=1)
-    saved = time.monotonic()
-    spent = seconds = 0.0
-    for number, run in enumerate(self.runs):
-      program = self._program(run)
-      cost = self._cost(run, program)
-      alive = right & (state.broken_by < 0)
-      todo = np.flatnonzero(alive & (state.finished <= number))
+
+    def save(partial):
+      if state_path is not None:
+        state.notes, state.partial = self.notes, partial
+        _evaluation_state.save(state_path, state, settings, known)
+
+    programs = [self._program(run) for run in self.runs]
+    costs = list(map(self._cost, self.runs, programs))
+    partial = state.partial
+    watch = _Watch(
+      self.runs,
+      costs,
+      len(self.inputs),
+      save=save,
+      save_seconds=save_seconds,
+      progress=progress,
+      started=started,
+    )
+    for number, (run, program) in enumerate(
+      zip(self.runs, programs, strict=True)
+    ):
+      todo = np.flatnonzero(right & (state.broken_by < 0))
+      todo = todo[state.finished[todo] <= number]
       for low in range(0, len(todo), self.sizes[0]):
         chunk = todo[low : low + self.sizes[0]]
-        before = time.monotonic()
-        broken, adv = self._chunk(run, program, chunk)
-        seconds += time.monotonic() - before
-        spent += cost * len(chunk)
+        robust = int((right & (state.broken_by < 0)).sum())
+        watch.begin(number, len(chunk), len(todo) - low - len(chunk), robust)
+        broken, adv = self._chunk(run, program, chunk, watch, partial)
+        partial = None
         state.finished[chunk] = number + 1
         state.broken_by[chunk[broken]] = number
         state.adv_inputs[chunk[broken]] = adv[broken]
-        state.notes = self.notes
-        now = time.monotonic()
-        if state_path is not None and now - saved >= save_seconds:
-          _evaluation_state.save(state_path, state, settings, known)
-          saved = now
-        if progress is not None:
-          robust = int((right & (state.broken_by < 0)).sum())
-          rest = sum(
-            self._cost(r, self._program(r)) for r in self.runs[number + 1 :]
-          )
-          rest = rest * robust + cost * max(len(todo) - low - len(chunk), 0)
-          progress(
-            Progress(
-              attack=run.attack,
-              run=number + 1,
-              num_runs=len(self.runs),
-              num_robust=robust,
-              num_examples=len(self.inputs),
-              seconds=now - started,
-              seconds_left=rest * seconds / spent,
-            )
-          )
+        watch.tick(1.0, int(broken.sum()))
     by_attack = {'clean': right}
     for attack in self.attacks:
       last = max(i for i, r in enumerate(self.runs) if r.attack == attack)
       unbroken = (state.broken_by < 0) | (state.broken_by > last)
       by_attack[attack] = right & unbroken
     self._look_at_square(by_attack)
-    state.notes = self.notes
-    if state_path is not None:
-      _evaluation_state.save(state_path, state, settings, known)
+    save(None)
     return AutoAttackResult(
       adv_inputs=state.adv_inputs,
       robust=right & (state.broken_by < 0),
@@ -489,29 +495,39 @@ class _Evaluation:
       self._compiled[name] = program
     return self._compiled[name]
 
-  def _chunk(self, run, program, chunk):
+  def _chunk(self, run, program, chunk, watch, partial):
     """One run on at most a batch of examples.
 
     Args:
       run: What to run.
       program: Its program.
       chunk: Places of the examples, ``[n]``.
+      watch: Told how far it is after each block of steps.
+      partial: Where to go on if it is of this batch, or None.
 
     Returns:
       Whether each was broken, ``[n]``, and the points, ``[n, ...]``.
     """
     begin, resume, advance, done_of, take = self._steps(program)
-    found = np.zeros(len(chunk), bool)
-    adv = np.array(self.inputs[chunk])
-    slots = self._padded(np.arange(len(chunk)))  # -1 fills a batch up.
-    state = begin(*self._rows(run, chunk[slots], slots))
-    if run.attack in ('apgd-t', 'apgd-dlr'):
-      flat = np.asarray(jnp.all(state.grads == 0, axis=_after(state.grads)))
-      if (flat & (slots >= 0)).any():
-        self._note(
-          f'zero gradients at the start of {run.attack}: gradients may be '
-          'masked'
-        )
+    steps = sum(program.phases)
+    restored = self._restored(run, begin, chunk, partial)
+    if restored is not None:
+      state, slots, found, adv = restored
+      at_phase, at_index = partial.phase, partial.index
+      watch.share = (sum(program.phases[:at_phase]) + at_index) / steps
+    else:
+      at_phase = at_index = 0
+      found = np.zeros(len(chunk), bool)
+      adv = np.array(self.inputs[chunk])
+      slots = self._padded(np.arange(len(chunk)))  # -1 fills a batch up.
+      state = begin(*self._rows(run, chunk[slots], slots))
+      if run.attack in ('apgd-t', 'apgd-dlr'):
+        flat = np.asarray(jnp.all(state.grads == 0, axis=_after(state.grads)))
+        if (flat & (slots >= 0)).any():
+          self._note(
+            f'zero gradients at the start of {run.attack}: gradients may be '
+            'masked'
+          )
 
     def collect(state, slots):
       broken = np.asarray(state.broken) & (slots >= 0)
@@ -522,10 +538,12 @@ class _Evaluation:
 
     block = _BLOCK.get(run.attack, 10)
     for phase, count in enumerate(program.phases):
-      if phase:
+      if phase < at_phase:
+        continue
+      index = at_index if phase == at_phase else 0
+      if phase and not index:
         state = resume(state, phase)
       final = phase == len(program.phases) - 1
-      index = 0
       while index < count:
         if final:
           alive = np.flatnonzero(~np.asarray(done_of(state)) & (slots >= 0))
@@ -539,10 +557,62 @@ class _Evaluation:
         stop = min(index + block, count)
         state = advance(state, phase, index, stop)
         index = stop
+        if final and index == count:
+          break
+        broken = np.asarray(state.broken) & (slots >= 0)
+        watch.tick(
+          (sum(program.phases[:phase]) + index) / steps,
+          int(found.sum() + broken.sum()),
+          functools.partial(
+            _partial,
+            watch.number,
+            chunk,
+            phase,
+            index,
+            slots,
+            found,
+            adv,
+            state,
+          ),
+        )
     collect(state, slots)
     if self.takes_keys and found.any():
       found &= self._wrong_again(run, chunk, adv)
     return found, adv
+
+  def _restored(self, run, begin, chunk, partial):
+    """State, slots, found and adv of a partial run of these examples."""
+    if (
+      partial is None
+      or self.runs[partial.run] != run
+      or not np.array_equal(partial.places, chunk)
+      or len(partial.slots) not in self.sizes
+    ):
+      return None
+    slots = partial.slots
+    rows = self._rows(run, chunk[slots], slots)
+    leaves, tree = jax.tree.flatten(jax.eval_shape(begin, *rows))
+    if len(leaves) != len(partial.leaves):
+      return None
+    put = []
+    for like, stored in zip(leaves, partial.leaves, strict=True):
+      keys = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+      spec = jax.eval_shape(jax.random.key_data, like) if keys else like
+      if stored.size != math.prod(spec.shape) * spec.dtype.itemsize:
+        return None
+      leaf = np.frombuffer(stored.tobytes(), spec.dtype).reshape(spec.shape)
+      leaf = self._put(leaf)
+      if keys:
+        leaf = jax.random.wrap_key_data(
+          leaf, impl=jax.random.key_impl(self.key)
+        )
+      put.append(leaf)
+    adv = np.array(self.inputs[chunk])
+    adv[partial.found] = np.frombuffer(
+      partial.adv.tobytes(), adv.dtype
+    ).reshape((-1, *adv.shape[1:]))
+    found = np.array(partial.found)
+    return jax.tree.unflatten(tree, put), slots, found, adv
 
   def _wrong_again(self, run, chunk, points):
     slots = self._padded(np.arange(len(chunk)))
@@ -680,6 +750,87 @@ class _Evaluation:
     if self.sharding is None:
       return jax.jit(fun, **kw)
     return jax.jit(fun, out_shardings=self.sharding, **kw)
+
+
+class _Watch:
+  """Tells how long the rest takes; saves and reports, where due.
+
+  Attributes:
+    number: Number of the run at work.
+  """
+
+  def __init__(
+    self, runs, costs, num_examples, *, save, save_seconds, progress, started
+  ):
+    self.runs, self.costs, self.num_examples = runs, costs, num_examples
+    self.save, self.save_seconds = save, save_seconds
+    self.progress, self.started = progress, started
+    self.began = self.saved = time.monotonic()
+    self.spent = 0.0  # Passes through the model, roughly.
+    self.number = 0
+
+  def begin(self, number, size, behind, robust):
+    """A batch begins.
+
+    Args:
+      number: Number of the run.
+      size: Examples in the batch.
+      behind: Examples that wait for the same run.
+      robust: Examples not broken so far, over all.
+    """
+    self.number, self.size, self.behind = number, size, behind
+    self.robust, self.share = robust, 0.0
+
+  def tick(self, share, num_broken, partial=None):
+    """The batch goes on.
+
+    Args:
+      share: How much of its run is done.
+      num_broken: Examples it broke so far.
+      partial: Gives what to keep of it, once called.
+    """
+    cost = self.costs[self.number]
+    self.spent += cost * self.size * (share - self.share)
+    self.share = share
+    now = time.monotonic()
+    if now - self.saved >= self.save_seconds:
+      self.save(partial() if partial else None)
+      self.saved = time.monotonic()
+    if self.progress is None:
+      return
+    robust = self.robust - num_broken
+    rest = cost * (self.size * (1 - share) + self.behind)
+    rest += robust * sum(self.costs[self.number + 1 :])
+    self.progress(
+      Progress(
+        attack=self.runs[self.number].attack,
+        run=self.number + 1,
+        num_runs=len(self.runs),
+        num_robust=robust,
+        num_examples=self.num_examples,
+        seconds=now - self.started,
+        seconds_left=rest * (now - self.began) / self.spent,
+      )
+    )
+
+
+def _partial(run, places, phase, index, slots, found, adv, state):
+  """What to keep of a batch under way."""
+  leaves = []
+  for leaf in jax.tree.leaves(state):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    leaves.append(_evaluation_state.as_bytes(np.asarray(leaf)))
+  return _evaluation_state.Partial(
+    run=run,
+    phase=phase,
+    index=index,
+    places=places,
+    slots=slots,
+    found=found,
+    adv=_evaluation_state.as_bytes(adv[found]),
+    leaves=leaves,
+  )
 
 
 def _attacks(version, attacks):

@@ -4,12 +4,37 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 import zipfile
 
 import numpy as np
 
 _FORMAT = 1
+
+
+class Partial(NamedTuple):
+  """A batch in the middle of a run.
+
+  Attributes:
+    run: Number of the run.
+    phase: Phase of its program.
+    index: Steps of the phase that are done, at least one.
+    places: Places of the batch's examples, ``[n]``.
+    slots: For each row of the arrays the example of the batch in it, -1 for
+      none.
+    found: Which examples were broken and dropped from the arrays, ``[n]``.
+    adv: Bytes of the points that broke them.
+    leaves: Bytes of the arrays of the attack's state.
+  """
+
+  run: int
+  phase: int
+  index: int
+  places: np.ndarray
+  slots: np.ndarray
+  found: np.ndarray
+  adv: np.ndarray
+  leaves: list[np.ndarray]
 
 
 class EvaluationState:
@@ -20,6 +45,7 @@ class EvaluationState:
     broken_by: Run that broke each example, -1 for none, ``[N]``.
     adv_inputs: What broke it, the clean input else, ``[N, ...]``.
     notes: Remarks made so far.
+    partial: The batch under way, if its state was kept.
   """
 
   def __init__(self, inputs: np.ndarray):
@@ -27,6 +53,12 @@ class EvaluationState:
     self.broken_by = np.full(len(inputs), -1, np.int32)
     self.adv_inputs = np.array(inputs)
     self.notes: list[str] = []
+    self.partial: Partial | None = None
+
+
+def as_bytes(array: np.ndarray) -> np.ndarray:
+  """An array of any dtype, bfloat16 too, as bytes."""
+  return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
 
 def digest(array: np.ndarray) -> str:
@@ -51,7 +83,6 @@ def save(
   """
   path = pathlib.Path(path)
   broken = state.broken_by >= 0
-  adv = np.ascontiguousarray(state.adv_inputs[broken])
   part = path.with_name(f'{path.name}.{os.getpid()}.part')
   with open(part, 'wb') as file:
     np.savez(
@@ -61,12 +92,36 @@ def save(
       logits=np.asarray(logits, np.float64),
       finished=state.finished,
       broken_by=state.broken_by,
-      adv=np.frombuffer(adv.tobytes(), np.uint8),  # Any dtype, bfloat16 too.
+      adv=as_bytes(state.adv_inputs[broken]),
       notes=json.dumps(state.notes),
+      **_packed(state.partial),
     )
     file.flush()
     os.fsync(file.fileno())
   os.replace(part, path)
+
+
+def _packed(partial):
+  """The arrays of the file that hold the batch under way."""
+  if partial is None:
+    return {}
+  names = [n for n in Partial._fields if n != 'leaves']
+  packed = {f'partial_{name}': getattr(partial, name) for name in names}
+  for number, leaf in enumerate(partial.leaves):
+    packed[f'leaf_{number}'] = leaf
+  return packed
+
+
+def _unpacked(stored):
+  """The batch under way in the arrays of a file, if any."""
+  if 'partial_run' not in stored:
+    return None
+  names = [n for n in Partial._fields if n != 'leaves']
+  found = {name: stored[f'partial_{name}'] for name in names}
+  for name in ('run', 'phase', 'index'):
+    found[name] = int(found[name])
+  count = sum(name.startswith('leaf_') for name in stored)
+  return Partial(**found, leaves=[stored[f'leaf_{n}'] for n in range(count)])
 
 
 def load(
@@ -98,6 +153,7 @@ def load(
     theirs = json.loads(str(stored['settings']))
     notes = json.loads(str(stored['notes']))
     known = stored['logits']
+    partial = _unpacked(stored)
     if int(stored['format']) != _FORMAT:
       raise ValueError(f'format {int(stored["format"])}')
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -124,6 +180,7 @@ def load(
   state.finished = stored['finished']
   state.broken_by = stored['broken_by']
   state.notes = notes
+  state.partial = partial
   broken = state.broken_by >= 0
   adv = np.frombuffer(stored['adv'].tobytes(), inputs.dtype)
   state.adv_inputs[broken] = adv.reshape((-1, *inputs.shape[1:]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import attacks
+from rrl_jax.attacks import _auto_attack
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
@@ -164,6 +165,43 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
   seen.clear()
   same(evaluate(state_path=path, progress=seen.append, **kw), whole, atol=0)
   assert not seen  # Nothing was left to do.
+
+
+@pytest.mark.parametrize(
+  ('kw', 'calls'),
+  [
+    ({'attacks': ['square'], 'num_queries': 180}, 4),
+    ({'attacks': ['apgd-ce'], 'num_steps': 25}, 3),
+    ({'version': 'standard', 'norm': 'l1', 'epsilon': 0.5, 'num_steps': 20}, 3),
+  ],
+)
+def test_killed_within_a_batch_it_goes_on_from_there(
+  tmp_path, monkeypatch, kw, calls
+):
+  monkeypatch.setitem(_auto_attack.VERSIONS, 'standard', ('apgd-ce',))
+  monkeypatch.setitem(SHORT, 'num_restarts', 1)
+  kw = {'version': 'custom', 'epsilon': 0.04, 'attacks': None} | kw
+  seen = []
+  whole = evaluate(progress=seen.append, **kw)
+  assert 0 < whole.robust.sum() < 19
+  assert len(seen) == calls
+  kw |= {'state_path': tmp_path / 'state.npz', 'save_seconds': 0}
+  with pytest.raises(Stop):
+    evaluate(progress=stop_after(2), **kw)
+  stored = kw['state_path'].read_bytes()
+  seen.clear()
+  same(evaluate(progress=seen.append, **kw), whole, atol=0)
+  assert len(seen) == calls - 2
+  if kw['attacks'] == ['square']:  # Batches of another size start again.
+    kw['state_path'].write_bytes(stored)
+    same(evaluate(**(kw | {'batch_size': 16})), whole, atol=1e-5)
+
+
+def test_progress_true_tells_where_it_stands(capsys):
+  kw = {'version': 'custom', 'attacks': ['apgd-ce'], 'num_restarts': 1}
+  result = evaluate(progress=True, **kw)
+  line = f'apgd-ce  run 1/1  robust {result.robust.sum()}/20  0 s left\n'
+  assert capsys.readouterr().out == line
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path):
