@@ -93,7 +93,6 @@ from rrl_jax.losses._mixup import (
   mixup_targets,
 )
 from rrl_jax.losses._multilevel_risk import chi2_multilevel, cvar_multilevel
-from rrl_jax.losses._noise_rate import NoiseEstimate, estimate_noise_rate
 from rrl_jax.losses._normalized_losses import (
   active_passive,
   normalized_cross_entropy,
@@ -112,6 +111,12 @@ from rrl_jax.losses._sinkhorn_dro import (
   sinkhorn_dro_multilevel,
   sinkhorn_dro_samples,
 )
+from rrl_jax.losses._sinkhorn_dro_price import (
+  SinkhornDROState,
+  sinkhorn_dro_init,
+  sinkhorn_dro_risk,
+  sinkhorn_dro_update,
+)
 from rrl_jax.losses._tail_risk import (
   chi2_dual,
   chi2_risk,
@@ -129,8 +134,8 @@ __all__ = (
   'EarlyLearningState',
   'EmbeddingGeometry',
   'GroupDROState',
-  'NoiseEstimate',
   'RiskThresholdState',
+  'SinkhornDROState',
   'active_passive',
   'adapt_gamma',
   'adversarial_loss_bound',
@@ -169,7 +174,6 @@ __all__ = (
   'embedding_geometry',
   'emphasis_log_weight',
   'emphasis_weight',
-  'estimate_noise_rate',
   'exponential_log_weight',
   'feature_shift',
   'focal',
@@ -203,8 +207,11 @@ __all__ = (
   'reverse_cross_entropy',
   'risk_threshold_init',
   'sinkhorn_dro',
+  'sinkhorn_dro_init',
   'sinkhorn_dro_multilevel',
+  'sinkhorn_dro_risk',
   'sinkhorn_dro_samples',
+  'sinkhorn_dro_update',
   'spread',
   'spread_of',
   'step_scale',

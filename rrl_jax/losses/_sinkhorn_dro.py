@@ -119,12 +119,13 @@ def sinkhorn_dro(
 
   .. note::
     The logarithm of a mean of M samples is low by O(1/M): see
-    ``sinkhorn_dro_multilevel``.
+    ``sinkhorn_dro_multilevel``. The price for a given radius is learned by
+    ``sinkhorn_dro_update``.
   """
   _checks.in_range('penalty', penalty, 0.0, open_low=True)
   _checks.in_range('epsilon', epsilon, 0.0, open_low=True)
-  losses, rows = _inputs(losses, where)
-  return _rows.keep(rows, _soft_max(losses, penalty, epsilon))
+  losses, rows = inputs(losses, where)
+  return _rows.keep(rows, soft_max(losses, penalty, epsilon))
 
 
 def sinkhorn_dro_multilevel(
@@ -186,7 +187,7 @@ def sinkhorn_dro_multilevel(
   _checks.in_range('penalty', penalty, 0.0, open_low=True)
   _checks.in_range('epsilon', epsilon, 0.0, open_low=True)
   _checks.in_range('level_prob', level_prob, 0.0, 1.0, open_low=True)
-  losses, rows = _inputs(losses, where)
+  losses, rows = inputs(losses, where)
   samples = losses.shape[1]
   if samples & (samples - 1):
     raise ValueError(f'losses must hold 2**k samples a row, got {samples}')
@@ -194,9 +195,9 @@ def sinkhorn_dro_multilevel(
     out = losses[:, 0]
   else:
     half = samples // 2
-    first = _soft_max(losses[:, :half], penalty, epsilon)
-    second = _soft_max(losses[:, half:], penalty, epsilon)
-    out = _soft_max(losses, penalty, epsilon) - (first + second) / 2
+    first = soft_max(losses[:, :half], penalty, epsilon)
+    second = soft_max(losses[:, half:], penalty, epsilon)
+    out = soft_max(losses, penalty, epsilon) - (first + second) / 2
   return _rows.keep(rows, out / jnp.asarray(level_prob, losses.dtype))
 
 
@@ -225,7 +226,7 @@ def multilevel_probs(max_level: int) -> np.ndarray:
   return weights / weights.sum()
 
 
-def _soft_max(losses, penalty, epsilon):
+def soft_max(losses, penalty, epsilon):
   """Rows of ``T log mean exp(losses / T)``, ``[B, M] -> [B]``."""
   dtype = losses.dtype
   temperature = jnp.asarray(penalty, dtype) * jnp.asarray(epsilon, dtype)
@@ -238,7 +239,8 @@ def _soft_max(losses, penalty, epsilon):
   )(losses)
 
 
-def _inputs(losses, where):
+def inputs(losses, where):
+  """Checked losses ``[B, M]``, zero where masked, and the rows that count."""
   losses = _checks.floating('losses', losses, rank=2)
   if losses.shape[1] == 0:
     raise ValueError('losses must hold at least one sample a row')

@@ -150,11 +150,18 @@ CALLS = {
   'sinkhorn_dro': lambda r, x, i, v: losses.sinkhorn_dro(
     x, penalty=2.0, epsilon=0.1
   ),
+  'sinkhorn_dro_init': lambda r, x, i, v: losses.sinkhorn_dro_init(v[0]),
   'sinkhorn_dro_multilevel': lambda r, x, i, v: losses.sinkhorn_dro_multilevel(
     x[:, :4], penalty=2.0, epsilon=0.1
   ),
+  'sinkhorn_dro_risk': lambda r, x, i, v: losses.sinkhorn_dro_risk(
+    x, losses.SinkhornDROState(v[0]), epsilon=0.1, radius=0.02
+  ),
   'sinkhorn_dro_samples': lambda r, x, i, v: losses.sinkhorn_dro_samples(
     jax.random.key(0), x, epsilon=0.1, num_samples=2, example_ids=i
+  ),
+  'sinkhorn_dro_update': lambda r, x, i, v: losses.sinkhorn_dro_update(
+    losses.SinkhornDROState(v[0]), x, epsilon=0.1, radius=0.02
   ),
   # Label noise.
   'active_passive': lambda r, x, i, v: losses.active_passive(x, i),
@@ -235,6 +242,7 @@ TYPES = {
   'EmbeddingGeometry',
   'GroupDROState',
   'RiskThresholdState',
+  'SinkhornDROState',
 }
 PER_EXAMPLE = {
   'active_passive',
@@ -300,6 +308,8 @@ OVER_BATCH = {
   'mixup_loss',
   'mixup_targets',
   'rescaling_weights',
+  'sinkhorn_dro_risk',
+  'sinkhorn_dro_update',
   'spread',
   'spread_of',
   'step_scale',
