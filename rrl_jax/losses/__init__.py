@@ -93,6 +93,7 @@ from rrl_jax.losses._mixup import (
   mixup_targets,
 )
 from rrl_jax.losses._multilevel_risk import chi2_multilevel, cvar_multilevel
+from rrl_jax.losses._noise_rate import NoiseEstimate, estimate_noise_rate
 from rrl_jax.losses._normalized_losses import (
   active_passive,
   normalized_cross_entropy,
@@ -134,6 +135,7 @@ __all__ = (
   'EarlyLearningState',
   'EmbeddingGeometry',
   'GroupDROState',
+  'NoiseEstimate',
   'RiskThresholdState',
   'SinkhornDROState',
   'active_passive',
@@ -174,6 +176,7 @@ __all__ = (
   'embedding_geometry',
   'emphasis_log_weight',
   'emphasis_weight',
+  'estimate_noise_rate',
   'exponential_log_weight',
   'feature_shift',
   'focal',
