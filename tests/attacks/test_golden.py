@@ -143,3 +143,26 @@ def test_the_whole_leaves_the_same_examples_robust(norm):
   assert np.linalg.norm(delta, ORDER[norm], axis=1).max() <= epsilon
   wrong = np.argmax(logits_fn(result.adv_inputs), axis=1) != Y
   np.testing.assert_array_equal(wrong, ~result.robust)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_robust_accuracy_falls_over_a_grid_of_radii(norm, key):
+  """True of this model and key, not a law: a search may miss at any radius.
+
+  In l1, where steps are sparse, single examples do come back.
+  """
+  scales = np.array([0, 0.5, 0.75, 1, 1.25, 1.5, 2, 3])
+  grid = len(scales)
+  kw = {'epsilon': np.repeat(float(GOLDEN[f'{norm}/epsilon']) * scales, len(X))}
+  kw |= {'norm': norm, 'example_ids': np.tile(np.arange(len(X)), grid)}
+  x, y = np.tile(X, (grid, 1, 1, 1)), np.tile(Y, grid)
+  apgd = jax.jit(functools.partial(attacks.apgd, logits_fn, **kw))(key, x, y)
+  ensemble = attacks.auto_attack(
+    logits_fn, key, x, y, version='custom', attacks=['apgd-ce', 'square'],
+    num_steps=20, num_queries=100, num_restarts=1, **kw,
+  )  # fmt: skip
+  for robust in (apgd.robust, ensemble.robust):
+    flags = np.asarray(robust).reshape(grid, -1)
+    assert flags[0].all()
+    assert (flags[1:] <= flags[:-1]).all()
+    assert flags[-1].sum() < 3
