@@ -9,6 +9,10 @@ from rrl_jax.attacks._apgd import apgd
 from rrl_jax.attacks._auto_attack import auto_attack
 from rrl_jax.attacks._fab import fab
 from rrl_jax.attacks._fgsm import fgsm
+from rrl_jax.attacks._growing_sinkhorn import (
+  GrowingSinkhornResult,
+  growing_projected_sinkhorn,
+)
 from rrl_jax.attacks._interacting_particles import interacting_particles
 from rrl_jax.attacks._pgd import pgd
 from rrl_jax.attacks._projected_sinkhorn import projected_sinkhorn
@@ -26,6 +30,7 @@ from rrl_jax.attacks._udr import UDRState, udr, udr_init, udr_update
 from rrl_jax.attacks._wrm import wrm
 
 __all__ = (
+  'GrowingSinkhornResult',
   'UDRState',
   'apgd',
   'auto_attack',
@@ -33,6 +38,7 @@ __all__ = (
   'fab',
   'feature_shift_objective',
   'fgsm',
+  'growing_projected_sinkhorn',
   'interacting_particles',
   'kl_objective',
   'pgd',

@@ -7,6 +7,7 @@ offsets of the window. All rows are independent, and all loops have a fixed
 length, so that nothing of one row reaches another.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 NOTHING = -1e30  # Logarithm of no mass; finite, so that no NaN arises.
 _NEWTON_STEPS = 7
+_HALVINGS = 40
 _REFITS = 16
 _LOSS = 1e-5  # Most of an image's mass that may stick out of the bound.
 
@@ -100,24 +102,16 @@ def project(
   tiny = jnp.finfo(source.dtype).tiny
   log_source = _log(source)
 
-  reach, (height, width) = window.reach, source.shape[1:3]
-  offsets = [(i, j) for i in range(2 * reach + 1) for j in range(2 * reach + 1)]
-  pad = ((0, 0), (reach, reach), (reach, reach), (0, 0))
-
-  def near(x, fill=NOTHING):
-    """For each offset the pixel that lies there, ``[S, B, H, W, C]``."""
-    x = jnp.pad(x, pad, constant_values=fill)
-    return jnp.stack([x[:, i : i + height, j : j + width] for i, j in offsets])
-
-  def total(x):
-    return jnp.sum(x, axis=(1, 2, 3), keepdims=True)
+  near = functools.partial(_near, reach=window.reach)
+  arrived = functools.partial(_arrived, reach=window.reach)
+  itself = _itself(window)
 
   def reprice(beside, price):
     """A Newton step on log cost(price) = log epsilon; rows sum to X."""
     share = jax.nn.softmax(beside - price[None] * costs, axis=0)
     mean = jnp.sum(share * costs, axis=0)
     spread = jnp.sum(share * jnp.square(costs - mean[None]), axis=0)
-    cost, slope = total(source * mean), total(source * spread)
+    cost, slope = _total(source * mean), _total(source * spread)
     log_gap = jnp.log(jnp.maximum(cost, tiny) / jnp.maximum(radius, tiny))
     move = log_gap * cost / jnp.where(slope > 0, slope, 1)
     move = jnp.where(slope > 0, jnp.clip(move, -4, 4), -4)
@@ -153,25 +147,11 @@ def project(
   plan = source[None] * jax.nn.softmax(beside - final[None] * costs, axis=0)
 
   # What is over the radius stays where it was: the cost is linear in it.
-  middle = np.arange(len(offsets)) == len(offsets) // 2
-  itself = jnp.asarray(middle).reshape(costs.shape)
-  cost = total(jnp.sum(plan * costs, axis=0))
+  cost = _total(jnp.sum(plan * costs, axis=0))
   keep = jnp.minimum(radius / jnp.maximum(cost, tiny), 1)
 
   def restrain(plan, keep):
-    """Moves a share of the mass only; ``keep`` broadcasts to the plan."""
-    moved = jnp.where(itself, 0, plan * keep)
-    rest = jnp.maximum(source - jnp.sum(moved, axis=0), 0)
-    return jnp.where(itself, rest[None], moved)
-
-  def arrived(plan):
-    """What each pixel gets: from the pixel at minus the offset."""
-    plan = jnp.pad(plan, ((0, 0), *pad))
-    parts = [
-      plan[s, :, 2 * reach - i :, 2 * reach - j :][:, :height, :width]
-      for s, (i, j) in enumerate(offsets)
-    ]
-    return sum(parts[1:], parts[0])
+    return _restrain(plan, keep, source, itself)
 
   def refit(_, plan):
     image = arrived(plan)
@@ -183,9 +163,67 @@ def project(
   plan = restrain(plan, keep[None])
   plan = jax.lax.fori_loop(0, _REFITS, refit, plan)
   # What still sticks out would be lost: move less rather than lose more.
-  over = total(jnp.maximum(arrived(plan) - high, 0))
+  over = _total(jnp.maximum(arrived(plan) - high, 0))
   plan = restrain(plan, jnp.minimum(_LOSS / jnp.maximum(over, tiny), 1)[None])
   return Projection(arrived(plan), plan, log_scale, price)
+
+
+def ascend(
+  source: jax.Array,
+  grads: jax.Array,
+  *,
+  radius: jax.Array,
+  sharpness: jax.Array,
+  window: Window,
+) -> jax.Array:
+  r"""The image that a bounded transport of mass makes best for a linear loss.
+
+  .. math:: \max_P\; \lambda \langle g, P^\top 1\rangle - \sum P \log P
+     \quad\text{s.t.}\quad P1 = X,\; \langle P, C\rangle \le \epsilon
+
+  Each pixel sends its mass by a softmax of :math:`\lambda g - \psi C`; the
+  price :math:`\psi \ge 0` is found by bisection, and what is still over the
+  radius stays where it was. There is no upper bound of a pixel.
+
+  Args:
+    source: X, non-negative, ``[B, H, W, C]``, of mass 1 or 0.
+    grads: g, finite, of absolute value at most 1, same shape.
+    radius: Epsilon, broadcastable.
+    sharpness: Lambda, broadcastable.
+    window: Where mass may move and at what cost.
+
+  Returns:
+    The image, ``[B, H, W, C]``.
+  """
+  costs = jnp.asarray(window.costs, source.dtype).reshape(-1, 1, 1, 1, 1)
+  tiny = jnp.finfo(source.dtype).tiny
+  scores = sharpness[None] * _near(grads, reach=window.reach)
+
+  def send(price):
+    plan = jax.nn.softmax(scores - price[None] * costs, axis=0)
+    plan = source[None] * plan
+    return plan, _total(jnp.sum(plan * costs, axis=0))
+
+  def halve(_, bracket):
+    low, high = bracket
+    middle = (low + high) / 2
+    _, cost = send(middle)
+    over = cost > radius
+    return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+  # At the high end a move of cost c is e^(2 lambda - psi c) at most.
+  least = float(np.min(window.costs[window.costs > 0], initial=1.0))
+  most = jnp.log(float(np.sum(window.costs)) + 1) - jnp.log(
+    jnp.maximum(radius, tiny)
+  )
+  high = (2 * sharpness + jnp.maximum(most, 0)) / least
+  high = high + 0 * _total(source)  # Of the shape of the prices.
+  start = halve(0, (0 * high, high))
+  _, price = jax.lax.fori_loop(1, _HALVINGS, halve, start)
+  plan, cost = send(price)
+  keep = jnp.minimum(radius / jnp.maximum(cost, tiny), 1)
+  plan = _restrain(plan, keep[None], source, _itself(window))
+  return _arrived(plan, reach=window.reach)
 
 
 def lambert_w_exp(x: jax.Array) -> jax.Array:
@@ -198,6 +236,50 @@ def lambert_w_exp(x: jax.Array) -> jax.Array:
     w = jnp.exp(log_w)
     log_w = log_w - (w + log_w - x) / (w + 1)
   return jnp.exp(log_w)
+
+
+def _offsets(reach):
+  side = range(2 * reach + 1)
+  return [(i, j) for i in side for j in side]
+
+
+def _near(x, fill=NOTHING, *, reach):
+  """For each offset the pixel that lies there, ``[S, B, H, W, C]``."""
+  height, width = x.shape[1:3]
+  pad = ((0, 0), (reach, reach), (reach, reach), (0, 0))
+  x = jnp.pad(x, pad, constant_values=fill)
+  return jnp.stack(
+    [x[:, i : i + height, j : j + width] for i, j in _offsets(reach)]
+  )
+
+
+def _arrived(plan, *, reach):
+  """What each pixel gets: from the pixel at minus the offset."""
+  height, width = plan.shape[2:4]
+  pad = ((0, 0), (0, 0), (reach, reach), (reach, reach), (0, 0))
+  plan = jnp.pad(plan, pad)
+  parts = [
+    plan[s, :, 2 * reach - i :, 2 * reach - j :][:, :height, :width]
+    for s, (i, j) in enumerate(_offsets(reach))
+  ]
+  return sum(parts[1:], parts[0])
+
+
+def _itself(window):
+  """The offset of no move, ``[S, 1, 1, 1, 1]``."""
+  places = np.arange(window.costs.size)
+  return jnp.asarray(places == places.size // 2).reshape(-1, 1, 1, 1, 1)
+
+
+def _restrain(plan, keep, source, itself):
+  """Moves a share of the mass only; ``keep`` broadcasts to the plan."""
+  moved = jnp.where(itself, 0, plan * keep)
+  rest = jnp.maximum(source - jnp.sum(moved, axis=0), 0)
+  return jnp.where(itself, rest[None], moved)
+
+
+def _total(x):
+  return jnp.sum(x, axis=(1, 2, 3), keepdims=True)
 
 
 def _log(x):

@@ -100,6 +100,20 @@ CALLS = {
   'fgsm l2': lambda w, x, ids: attacks.fgsm(
     functools.partial(loss_fn, w), x, epsilon=0.3, norm='l2'
   ),
+  'growing_projected_sinkhorn': lambda w, x, ids: (
+    attacks.growing_projected_sinkhorn(
+      lambda z: loss_fn(w, z[..., 0]),
+      lambda z: loss_fn(w, z[..., 0]) > 5,
+      x[..., None],
+      epsilon=0.1,
+      step_size=0.02,
+      num_steps=2,
+      growth_steps=1,
+      norm='transport',
+      window=3,
+      num_iterations=5,
+    ).adv_inputs[..., 0]
+  ),
   'interacting_particles': lambda w, x, ids: attacks.interacting_particles(
     functools.partial(loss_fn, w),
     jax.random.key(0),
@@ -158,7 +172,8 @@ CALLS = {
 ON_HOST = {'auto_attack'}  # Calls compiled steps; not to be transformed.
 # The result depends on the batch by design.
 OVER_BATCH = {'interacting_particles', 'sinkhorn'}
-STATE = {'UDRState', 'udr_init', 'udr_update'}  # What an attack learns.
+# What an attack learns, and what it finds.
+STATE = {'GrowingSinkhornResult', 'UDRState', 'udr_init', 'udr_update'}
 SURROGATES = {
   'expectation_over_transformation',
   'feature_shift_objective',

@@ -234,11 +234,12 @@ def attack(x, key=None, *, epsilon=0.05, step_size=0.1, **kw):
   return run(x, epsilon)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('norm', ['linf', 'l2', 'l1', 'transport'])
 def test_the_attack_stays_in_the_transport_ball(norm):
   x = images()
   radii = np.array([0.0, 0.02, 0.1, 0.5], 'f')
-  z = attack(x, epsilon=radii, norm=norm)
+  size = {'l1': 0.8, 'transport': 0.02}.get(norm, 0.1)
+  z = attack(x, epsilon=radii, norm=norm, step_size=size)
   np.testing.assert_array_equal(z[0], x[0])
   assert (loss_fn(z)[1:] > loss_fn(x)[1:]).all()
   for clean, moved, radius in zip(x, np.asarray(z), radii, strict=True):
@@ -250,6 +251,91 @@ def test_the_attack_stays_in_the_transport_ball(norm):
     assert distance(clean / mass, moved / mass) <= radius + 2e-6
   assert float(z.min()) >= 0
   assert float(z.max()) <= 1
+
+
+def best_linear(g, x, radius, high=1.0, size=3, power=2.0):
+  """Greatest ``<g, Z>`` over the ball and the bound, by linear programming."""
+  height, width, channels = x.shape
+  mass, pixels = x.sum(), height * width
+  links = [
+    (c * pixels + a, c * pixels + b, cost)
+    for c in range(channels)
+    for a, b, cost in pairs(height, width, size, power)
+  ]
+  a, b, costs = (np.array(part) for part in zip(*links, strict=True))
+  flat = lambda v: np.moveaxis(v, -1, 0).ravel()
+  out = (a[None] == np.arange(x.size)[:, None]).astype(float)
+  into = (b[None] == np.arange(x.size)[:, None]).astype(float)
+  found = optimize.linprog(
+    -flat(g)[b],
+    A_eq=out,
+    b_eq=flat(x),
+    A_ub=np.vstack([costs, into]),
+    b_ub=np.append(radius * mass, np.full(x.size, high)),
+  )
+  assert found.success, found.message
+  return -found.fun
+
+
+def linear(shape):
+  g = np.random.default_rng(8).normal(size=shape[1:])
+  return g, lambda z: jnp.sum(z * jnp.asarray(g, z.dtype)[None], axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize('power', [1.0, 2.0])
+def test_a_transport_step_is_the_best_of_its_length(x64, power):
+  x, _, _ = problem(rows=3, channels=2)
+  g, loss_fn = linear(x.shape)
+  g = g / np.abs(g).max()
+  column = lambda v: jnp.asarray(v).reshape(-1, 1, 1, 1)
+  radii = np.array([0.0, 0.02, 0.3])
+  z = jax.jit(functools.partial(lib.ascend, window=lib.window(3, power)))(
+    jnp.asarray(x),
+    jnp.asarray(np.broadcast_to(g, x.shape)),
+    radius=column(radii),
+    sharpness=column(np.full(3, 1e4)),
+  )
+  np.testing.assert_array_equal(z[0], x[0])
+  for clean, moved, radius in zip(x, np.asarray(z), radii, strict=True):
+    np.testing.assert_allclose(moved.sum((0, 1)), clean.sum((0, 1)), rtol=1e-12)
+    assert distance(clean, moved, power=power) <= radius + 1e-9
+    best = best_linear(g, clean, radius, high=1e3, power=power)
+    np.testing.assert_allclose((g * moved).sum(), best, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  ('norm', 'step_size', 'share'),
+  [('linf', 0.1, 0.4), ('l2', 0.3, 0.75), ('l1', 1.0, 0.4)]
+  + [('transport', 0.05, 0.95)],
+)
+def test_a_larger_ball_never_has_a_lower_loss_on_a_linear_model(
+  norm, step_size, share
+):
+  x = images(rows=1)
+  g, loss_fn = linear(x.shape)
+  radii = np.array([0.0, 0.01, 0.03, 0.1, 0.3, 1.0], 'f')
+  rows = np.repeat(x, len(radii), axis=0)
+  run = jax.jit(
+    lambda x, radii: attacks.projected_sinkhorn(
+      loss_fn,
+      None,
+      x,
+      epsilon=radii,
+      step_size=step_size,
+      num_steps=20,
+      norm=norm,
+      window=3,
+      num_iterations=30,
+      unroll=1,
+    )
+  )
+  values = np.asarray(loss_fn(run(rows, radii)), float)
+  assert (np.diff(values) >= -1e-4).all()
+  clean = x[0].astype(float)
+  best = np.array([best_linear(g, clean, r) for r in radii])
+  assert (values <= best + 1e-4).all()
+  gain = (values - values[0])[1:4] / (best - values[0])[1:4]
+  assert (gain >= share).all(), gain  # Of what a small ball allows.
 
 
 def test_a_linear_loss_moves_mass_to_the_better_neighbour():
@@ -305,7 +391,7 @@ def test_a_random_start_moves_mass_where_there_is_no_slope(key):
   ('kwargs', 'words'),
   [
     ({'inputs': np.ones((2, 3), 'f')}, r'shape \[B, H, W, C\]'),
-    ({'norm': 'l1'}, 'norm must be one of linf, l2'),
+    ({'norm': 'lp'}, 'norm must be one of linf, l2, l1, transport'),
     ({'window': 4}, 'window must be odd'),
     ({'bounds': (-1.0, 1.0)}, 'bounds must start at 0'),
     ({'sharpness': 0.0}, 'sharpness must be positive'),
