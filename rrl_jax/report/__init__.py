@@ -1,12 +1,11 @@
 """One page that tells what a run did, from the files in its folder alone."""
 
 from collections.abc import Mapping
-import math
 import os
 import pathlib
 from typing import Any
 
-from rrl_jax.report import _files
+from rrl_jax.report import _files, _results
 
 __all__ = ['build']
 
@@ -49,15 +48,18 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 
 def _content(workdir: pathlib.Path) -> dict[str, Any]:
   """Everything the template shows."""
-  from rrl_jax.report import _figures
+  from rrl_jax.report import _calibration, _figures, _label_noise
 
   config, no_config = _files.read_json(workdir / 'config.json')
   metrics, no_metrics = _files.read_metrics(workdir / 'metrics.jsonl')
   results, no_results = _files.read_json(workdir / 'results.json')
   protocols, no_protocols = _files.read_json(workdir / 'protocols.json')
   arrays, no_arrays = _files.read_arrays(workdir / 'figures.npz')
-  measured = _measurements(results, protocols)
-  curves, constant = _figures.curves(metrics)
+  measured = _results.measurements(results, protocols)
+  fit = _label_noise.fit(metrics)
+  curves, constant = _figures.curves(
+    metrics, without=['test/accuracy'] if fit else []
+  )
   weights = _figures.concept_lines(
     metrics,
     'train/concept_weight/',
@@ -72,16 +74,32 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   )
   pairs, pairs_gap = _figures.pairs(arrays)
   feature_map, map_gap = _figures.feature_map(arrays)
-  per_concept = _concepts(measured, arrays)
-  return {
+  per_concept = _results.concepts(measured, arrays)
+  rates = _label_noise.rates(measured, metrics)
+  emphasis, emphasis_gap = _label_noise.emphasis(
+    arrays, metrics, known=bool(rates)
+  )
+  noise = [emphasis, _label_noise.mass(metrics, rates), fit]
+  suspicious, suspicious_gap = _label_noise.suspicious(
+    arrays, known=bool(rates)
+  )
+  reliability, reliability_gap = _calibration.diagram(arrays)
+  content = {
     'title': _title(config, workdir),
     'facts': _facts(config, results),
     'config': _files.pretty(config),
     'config_gap': no_config,
-    'highlights': _highlights(measured),
-    'groups': _groups(measured),
+    'highlights': _results.highlights(measured),
+    'groups': _results.groups(measured),
     'results_gap': no_results or _gap(measured, 'results.json', 'number'),
     'protocols_gap': no_protocols,
+    'noise': [figure for figure in noise if figure],
+    'noise_gap': emphasis_gap,
+    'noise_key': _label_noise.key(arrays, rates) if rates else [],
+    'suspicious': suspicious,
+    'suspicious_gap': suspicious_gap,
+    'reliability': reliability,
+    'reliability_gap': reliability_gap,
     'curves': curves,
     'constant': constant,
     'curves_gap': no_metrics
@@ -98,136 +116,18 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     'map': feature_map,
     'map_gap': no_arrays or map_gap,
   }
+  # What this kind of run does not have needs a line, not a section.
+  content['absent'] = {
+    part: content[f'{part}_gap']
+    for part in ('concepts', 'concept_figures', 'pairs', 'map')
+    if ' holds no ' in content[f'{part}_gap']
+  }
+  return content
 
 
 def _gap(found: Any, file: str, what: str) -> str:
   """Says that a readable file lacks something; '' if it does not."""
   return '' if found else f'{file} holds no {what}'
-
-
-def _measurements(
-  results: Mapping[str, Any], protocols: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-  """Numbers with interval, protocol and how to write them, by name."""
-  measured = {}
-  for name, value in results.items():
-    base, _, end = name.rpartition('.')
-    if end in ('low', 'high') and base in results:
-      continue
-    low, high = results.get(f'{name}.low'), results.get(f'{name}.high')
-    # A number without an interval is a count: the step evaluated.
-    if not (_number(value) and _number(low) and _number(high)):
-      continue
-    share = 0 <= low <= high <= 1
-    protocol = protocols.get(name, '')
-    measured[name] = {
-      'name': name,
-      'label': _label(name),
-      'value': _write(value, share),
-      'interval': f'{_write(low, share, unit=False)} to {_write(high, share)}',
-      'protocol': protocol if isinstance(protocol, str) else '',
-      # Positions on a bar from 0 to 1, in percent of its length.
-      'bar': {
-        'low': round(100 * low, 2),
-        'width': round(100 * (high - low), 2),
-        'value': round(100 * value, 2),
-      }
-      if share
-      else None,
-    }
-  return measured
-
-
-def _number(value: Any) -> bool:
-  return (
-    isinstance(value, int | float)
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-  )
-
-
-def _write(value: float, share: bool, *, unit: bool = True) -> str:
-  """A share as a percentage, anything else to four digits."""
-  if not share:
-    return f'{value:.4g}'
-  return f'{100 * value:.1f}' + ('\N{NO-BREAK SPACE}%' if unit else '')
-
-
-def _label(name: str) -> str:
-  """'test/worst_concept_accuracy' -> 'Worst concept accuracy'."""
-  _, _, rest = name.partition('/')
-  task, slash, what = (rest or name).rpartition('/')
-  words = what.replace('_', ' ').replace('knn', 'kNN').replace('svm', 'SVM')
-  words = words.replace('pgd', 'PGD-')
-  if slash:
-    return f'{task}: {words}'
-  return words if words.startswith('kNN') else words[:1].upper() + words[1:]
-
-
-def _highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Up to four numbers that say most."""
-  attacked = [n for n in measured if n.startswith('test/pgd')]
-  attacked = [n for n in attacked if n.endswith('_accuracy')]
-  names = [
-    'test/accuracy',
-    'test/worst_concept_accuracy',
-    'test/balanced_concept_accuracy',
-    'test/noise_accuracy',
-    *attacked[:1],
-    'transfer/linear_probe_accuracy',
-    'transfer/knn_accuracy',
-  ]
-  there = [measured[name] for name in names if name in measured]
-  # Rather one of each kind than two of one.
-  for spare in (
-    'test/balanced_concept_accuracy',
-    'transfer/knn_accuracy',
-    'test/noise_accuracy',
-  ):
-    if len(there) > 4:
-      there = [m for m in there if m['name'] != spare]
-  return there[:4]
-
-
-def _groups(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Numbers by their prefix, those of single concepts left out."""
-  titles = {
-    'test': 'Test split of the source',
-    'train': 'Training split of the source',
-    'transfer': 'Transfer to target tasks',
-    'robust': 'Under attack',
-    'groups': 'Groups',
-    'coarse_to_fine': 'From coarse to fine labels',
-    'indicators': 'Indicators',
-  }
-  groups: dict[str, list] = {}
-  for name, row in measured.items():
-    if not name.startswith('test/accuracy/'):
-      groups.setdefault(name.partition('/')[0], []).append(row)
-  order = [*titles, *(g for g in groups if g not in titles)]
-  return [
-    {'title': titles.get(g, g.replace('_', ' ')), 'rows': groups[g]}
-    for g in order
-    if g in groups
-  ]
-
-
-def _concepts(
-  measured: Mapping[str, Any], arrays: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-  """Accuracy of each concept, the worst first, with its training share."""
-  prefix = 'test/accuracy/'
-  names = arrays.get('figure/concept_names')
-  counts = arrays.get('figure/concept_train_counts')
-  sizes = {}
-  if names is not None and counts is not None and names.shape == counts.shape:
-    sizes = {str(n): int(c) for n, c in zip(names, counts, strict=True)}
-  rows = []
-  for name, row in measured.items():
-    if name.startswith(prefix):
-      concept = name[len(prefix) :]
-      rows.append(row | {'concept': concept, 'count': sizes.get(concept)})
-  return sorted(rows, key=lambda r: r['bar']['value'] if r['bar'] else math.inf)
 
 
 def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
@@ -263,6 +163,6 @@ def _facts(
     value = _files.dig(config, field)
     if value is not None:
       rows.append((label, _files.scalar(value)))
-  if _number(results.get('step')):
+  if _files.is_number(results.get('step')):
     rows.append(('Evaluated at', f'step {results["step"]:,.0f}'))
   return rows

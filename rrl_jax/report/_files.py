@@ -7,6 +7,7 @@ import math
 import pathlib
 from typing import Any
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def read_metrics(path: pathlib.Path) -> tuple[list[dict[str, Any]], str]:
     except (ValueError, RecursionError):
       continue
     step = found.get('step') if isinstance(found, dict) else None
-    if isinstance(step, int | float) and math.isfinite(step):
+    if is_number(step):
       by_step[step] = by_step.get(step, {}) | found
   if not by_step:
     return [], f'{path.name} holds no step'
@@ -74,10 +75,38 @@ def read_arrays(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
       return {name: found[name] for name in found.files}, ''
   except FileNotFoundError:
     return {}, f'{path.name} is missing'
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,  # A broken header may ask for any size.
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
     return {}, f'{path.name} cannot be read ({_first_line(error)})'
   except AttributeError:  # An .npy under the name of an .npz.
     return {}, f'{path.name} is no archive of arrays'
+
+
+def is_number(value: Any) -> bool:
+  """Whether it is a finite number that a float can hold."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:
+    return False
+
+
+def is_numeric(array: np.ndarray) -> bool:
+  """Whether all of an array are finite real numbers."""
+  return array.dtype.kind in 'buif' and bool(np.isfinite(array).all())
+
+
+def class_name(names: np.ndarray | None, k: int) -> str:
+  """Name of a class, 'class 7' where it has none."""
+  known = names is not None and names.ndim == 1 and names.dtype.kind == 'U'
+  return str(names[k]) if known and 0 <= k < len(names) else f'class {k}'
 
 
 def _first_line(error: Exception) -> str:

@@ -114,3 +114,78 @@ def write(folder, *, classes=CLASSES, concepts=CONCEPTS, side=14, channels=1):
     },
   )
   return folder
+
+
+def write_noise(folder, *, classes=CLASSES, side=8, channels=1):
+  """Adds what a run on wrong labels has, one in five examples abnormal."""
+  rng = np.random.default_rng(1)
+  with (folder / 'metrics.jsonl').open('a') as lines:
+    for step in range(100, 1100, 100):
+      rise = step / 1000
+      line = {
+        'step': step,
+        'fit/clean_accuracy': 0.8 + 0.1 * rise,
+        'fit/flipped_accuracy': 0.3 * rise,
+        'fit/flipped_true_accuracy': 0.9 - 0.4 * rise,
+        'fit/abnormal_accuracy': 0.2 * rise,
+        'mass/clean': 0.7 - 0.3 * rise,
+        'mass/flipped': 0.2 + 0.2 * rise,
+        'mass/abnormal': 0.1 + 0.1 * rise,
+        'test/accuracy': 0.9 - (rise - 0.3) ** 2,
+        'train/focus': 0.5,
+        'train/spread': 8.0,
+      }
+      lines.write(json.dumps(line) + '\n')
+  numbers = {
+    'test/best_accuracy': (0.9, 0.88, 0.92),
+    'test/calibration_error': (0.06, 0.04, 0.08),
+    'test/log_loss': (0.7, 0.5, 0.9),
+    'noise/flipped_rate': (0.3, 0.3, 0.3),
+    'noise/abnormal_rate': (0.2, 0.2, 0.2),
+    'noise/estimated_rate': (0.468, 0.468, 0.468),
+    'noise/estimate_error': (-0.032, -0.032, -0.032),
+    'fit/clean_accuracy': (0.9, 0.88, 0.92),
+    'fit/flipped_accuracy': (0.3, 0.28, 0.32),
+    'fit/flipped_true_accuracy': (0.5, 0.4, 0.6),
+    'fit/abnormal_accuracy': (0.2, 0.1, 0.3),
+    'detect/flipped_loss_auroc': (0.97, 0.96, 0.98),
+    'detect/flipped_weight_average_precision': (0.5, 0.4, 0.6),
+    'mass/clean': (0.4, None, None),
+  }
+  results = json.loads((folder / 'results.json').read_text())
+  protocols = json.loads((folder / 'protocols.json').read_text())
+  for name, (value, low, high) in numbers.items():
+    results[name] = value
+    if low is not None:
+      results |= {f'{name}.low': low, f'{name}.high': high}
+    protocols[name] = 'Counted; exact.' if low == high else 'Some examples.'
+  (folder / 'results.json').write_text(json.dumps(results))
+  (folder / 'protocols.json').write_text(json.dumps(protocols))
+  group = np.repeat([0, 1, 2], [250, 150, 100])
+  p = np.clip(rng.beta(4, 2, 500) - 0.3 * group, 0, 1).astype(np.float32)
+  count = np.array([0, 2, 10, 20, 68])
+  with np.load(folder / 'figures.npz') as found:
+    arrays = dict(found)
+  np.savez_compressed(
+    folder / 'figures.npz',
+    **arrays,
+    **{
+      'figure/label_probability': p,
+      'figure/label_group': group,
+      'figure/label_weight': np.exp(8 * np.sqrt(p) * (1 - p)),
+      'figure/suspicious_images': rng.integers(
+        0, 256, (6, side, side, channels), np.uint8
+      ),
+      'figure/suspicious_given': np.arange(6, dtype=np.int32),
+      'figure/suspicious_predicted': (np.arange(6) + 1) % 6,
+      'figure/suspicious_true': np.array([1, -1, 3, 4, 4, -1]),
+      'figure/suspicious_probability': np.array(
+        [0, 1e-60, 1e-9, 0.1, 0.2, 0.3]
+      ),
+      'figure/class_names': np.array(classes),
+      'figure/calibration_count': count,
+      'figure/calibration_right': 0.5 * count,
+      'figure/calibration_confidence': count * [0.1, 0.3, 0.5, 0.7, 0.9],
+    },
+  )
+  return folder

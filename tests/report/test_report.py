@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import report
-from rrl_jax.report import _figures
+from rrl_jax.report import _drawing, _figures
 from tests.report import run_folder
 
 FILES = (
@@ -86,6 +86,7 @@ def text(folder):
 def hostile_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('hostile')
   run_folder.write(folder, classes=HOSTILE, concepts=HOSTILE, channels=3)
+  run_folder.write_noise(folder, classes=HOSTILE, channels=3)
   config = json.loads((folder / 'config.json').read_text())
   config['data']['name'] = HOSTILE[0]
   config['data']['concepts'] = HOSTILE[1]
@@ -269,12 +270,12 @@ def test_figures_take_their_colours_from_the_page(text):
 )
 def test_labels_of_lines_do_not_overlap(values, want):
   np.testing.assert_allclose(
-    _figures._spread(values, 0.1, 0.0, 1.0), want, atol=1e-12
+    _drawing.spread(values, 0.1, 0.0, 1.0), want, atol=1e-12
   )
 
 
 def test_long_curves_are_averaged():
-  steps, values = _figures._thin(np.arange(1000.0), np.arange(1000.0) % 2)
+  steps, values = _drawing.thin(np.arange(1000.0), np.arange(1000.0) % 2)
   assert len(steps) == 250
   np.testing.assert_allclose(values, 0.5)
   np.testing.assert_allclose(steps[0], 1.5)
@@ -288,7 +289,7 @@ def test_texts_of_the_map_do_not_overlap():
   FigureCanvasAgg(figure)
   ax = figure.add_subplot()
   texts = [ax.text(0.5, 0.5 + 0.001 * k, f'class {k}') for k in range(4)]
-  _figures._part(ax, texts)
+  _drawing.part(ax, texts)
   boxes = [text.get_window_extent() for text in texts]
   heights = np.sort([box.y0 for box in boxes])
   assert np.diff(heights).min() >= 0.85 * boxes[0].height
@@ -313,7 +314,7 @@ def test_a_curve_that_falls_by_orders_is_logarithmic_and_a_flat_one_no_curve():
   [(0.1 + 0.2, '0.3'), (9000, '9000'), (12500, '12.5k'), (2.5e6, '2.5M')],
 )
 def test_ticks_are_short(value, want):
-  assert _figures._tick(value) == want
+  assert _drawing.tick(value) == want
 
 
 def test_many_concepts_are_drawn_in_part_and_tabled_in_full(tmp_path):

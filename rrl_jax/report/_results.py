@@ -1,0 +1,230 @@
+"""The numbers of a run: how they are called, written and grouped."""
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+import numpy as np
+
+from rrl_jax.report import _files
+
+_NBSP = '\N{NO-BREAK SPACE}'
+_LABELS = {
+  'test/best_accuracy': 'Best accuracy while training',
+  'test/log_loss': 'Log loss',
+  'fit/clean_accuracy': 'Clean labels fitted',
+  'fit/flipped_accuracy': 'Flipped labels memorised',
+  'fit/flipped_true_accuracy': 'Flipped, true class found',
+  'fit/abnormal_accuracy': 'Abnormal images memorised',
+  'noise/flipped_rate': 'Flipped labels',
+  'noise/abnormal_rate': 'Abnormal images',
+  'noise/estimated_rate': 'Wrong, as the run estimated',
+  'noise/estimate_error': 'Error of that estimate',
+}
+_GROUPS = {  # Prefix -> (title, what its numbers are).
+  'test': ('Test split of the source', ''),
+  'train': ('Training split of the source', ''),
+  'noise': (
+    'Noise in the training split',
+    'A flipped example has a wrong label, an abnormal one an image that '
+    'belongs to no class.',
+  ),
+  'fit': (
+    'What became of the training examples',
+    'Predicted as labelled, training images all. To predict a flipped or an '
+    'abnormal one as labelled is to have memorised it.',
+  ),
+  'mass': (
+    'Who gets the gradient',
+    'Share of each group in the sum of the L1 norms of the logit gradients; '
+    'to be compared with its share of the examples.',
+  ),
+  'detect': (
+    'Finding the wrong labels',
+    'Flipped or abnormal against clean examples, told apart by a large loss '
+    'or a small weight. Chance is 0.5 for the ROC area, the share of wrong '
+    'ones for the average precision.',
+  ),
+  'transfer': ('Transfer to target tasks', ''),
+  'robust': ('Under attack', ''),
+  'groups': ('Groups', ''),
+  'coarse_to_fine': ('From coarse to fine labels', ''),
+  'indicators': ('Indicators', ''),
+}
+
+
+def measurements(
+  results: Mapping[str, Any], protocols: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Numbers with interval, protocol and how to write them.
+
+  Args:
+    results: Contents of results.json.
+    protocols: Contents of protocols.json.
+
+  Returns:
+    Rows of the page's tables by name. A number with neither interval nor
+    protocol is no measurement.
+  """
+  measured = {}
+  for name, value in results.items():
+    base, _, end = name.rpartition('.')
+    if end in ('low', 'high') and base in results:
+      continue
+    if not _files.is_number(value):
+      continue
+    protocol = protocols.get(name, '')
+    protocol = protocol if isinstance(protocol, str) else ''
+    low, high = results.get(f'{name}.low'), results.get(f'{name}.high')
+    bounded = _files.is_number(low) and _files.is_number(high)
+    if not bounded and not protocol:
+      continue
+    bounds = (low, high) if bounded else (value, value)
+    unit = _unit(name, (value, *bounds))
+    if not bounded:
+      interval = 'none'
+    elif low == high and protocol.endswith('exact.'):
+      interval = 'exact'
+    else:
+      interval = (
+        f'{_write(low, unit, bare=True)} to {_write(high, unit, bare=True)}'
+      )
+      interval += f'{_NBSP}%' if unit == 'share' else ''
+    measured[name] = {
+      'name': name,
+      'label': _label(name),
+      'number': value,
+      'value': _write(value, unit),
+      'interval': interval,
+      'protocol': protocol,
+      # Positions on a bar from 0 to 1, in percent of its length.
+      'bar': {
+        'low': round(100 * bounds[0], 2),
+        'width': round(100 * (bounds[1] - bounds[0]), 2),
+        'value': round(100 * value, 2),
+      }
+      if unit in ('share', 'area')
+      else None,
+    }
+  return measured
+
+
+def _unit(name, values):
+  """What a number is: share, area, nats, points, or just a number."""
+  if name.endswith('log_loss'):
+    return 'nats'
+  if name == 'noise/estimate_error':
+    return 'points'
+  if not 0 <= min(values) <= max(values) <= 1:
+    return 'number'
+  return 'area' if name.endswith(('auroc', 'average_precision')) else 'share'
+
+
+def _write(value: float, unit: str, *, bare: bool = False) -> str:
+  """With its unit, or bare."""
+  if unit == 'share':
+    return f'{100 * value:.1f}' + ('' if bare else f'{_NBSP}%')
+  if unit == 'area':
+    return f'{value:.3f}'
+  if unit == 'nats':
+    return f'{value:.3f}' + ('' if bare else f'{_NBSP}nats')
+  if unit == 'points':  # Of a hundred; a minus as wide as the plus.
+    text = f'{100 * value:+.1f}'.replace('-', '\N{MINUS SIGN}')
+    return text + ('' if bare else f'{_NBSP}points')
+  return f'{value:.4g}'
+
+
+def _label(name: str) -> str:
+  """'test/worst_concept_accuracy' -> 'Worst concept accuracy'."""
+  if name in _LABELS:
+    return _LABELS[name]
+  group, _, rest = name.partition('/')
+  if group == 'detect':
+    return _detection(rest)
+  task, slash, what = (rest or name).rpartition('/')
+  words = what.replace('_', ' ').replace('knn', 'kNN').replace('svm', 'SVM')
+  words = words.replace('pgd', 'PGD-')
+  if slash:
+    return f'{task}: {words}'
+  return words if words.startswith('kNN') else words[:1].upper() + words[1:]
+
+
+def _detection(name):
+  """'flipped_loss_auroc' -> 'Flipped, by loss: ROC area'."""
+  words = name.replace('auroc', 'ROC area').split('_')
+  if len(words) < 3:
+    return ' '.join(words)
+  who, score, *what = words
+  return f'{who.capitalize()}, by {score}: {" ".join(what)}'
+
+
+def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Up to four numbers that say most."""
+  attacked = [n for n in measured if n.startswith('test/pgd')]
+  attacked = [n for n in attacked if n.endswith('_accuracy')]
+  names = [
+    'test/accuracy',
+    'test/worst_concept_accuracy',
+    'test/balanced_concept_accuracy',
+    'test/noise_accuracy',
+    *attacked[:1],
+    'fit/flipped_accuracy',
+    'fit/abnormal_accuracy',
+    'transfer/linear_probe_accuracy',
+    'transfer/knn_accuracy',
+    'test/calibration_error',
+  ]
+  there = [measured[name] for name in names if name in measured]
+  # Rather one of each kind than two of one.
+  for spare in (
+    'test/calibration_error',
+    'test/balanced_concept_accuracy',
+    'transfer/knn_accuracy',
+    'test/noise_accuracy',
+  ):
+    if len(there) > 4:
+      there = [m for m in there if m['name'] != spare]
+  return there[:4]
+
+
+def groups(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Numbers by their prefix, those of single concepts left out."""
+  found: dict[str, list] = {}
+  for name, row in measured.items():
+    if not name.startswith('test/accuracy/'):
+      found.setdefault(name.partition('/')[0], []).append(row)
+  if 'test' in found:  # The best stands beside the last.
+    first = ['test/accuracy', 'test/best_accuracy']
+    found['test'].sort(
+      key=lambda r: first.index(r['name']) if r['name'] in first else len(first)
+    )
+  order = [*_GROUPS, *(g for g in found if g not in _GROUPS)]
+  return [
+    {'title': title, 'note': note, 'rows': found[g]}
+    for g in order
+    if g in found
+    for title, note in [_GROUPS.get(g, (g.replace('_', ' '), ''))]
+  ]
+
+
+def concepts(
+  measured: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+  """Accuracy of each concept, the worst first, with its training share."""
+  prefix = 'test/accuracy/'
+  names = arrays.get('figure/concept_names')
+  counts = arrays.get('figure/concept_train_counts')
+  sizes = {}
+  if (
+    names is not None
+    and counts is not None
+    and names.shape == counts.shape == (names.size,)
+    and _files.is_numeric(counts)
+  ):
+    sizes = {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+  rows = []
+  for name, row in measured.items():
+    if name.startswith(prefix):
+      concept = name[len(prefix) :]
+      rows.append(row | {'concept': concept, 'count': sizes.get(concept)})
+  return sorted(rows, key=lambda r: r['bar']['value'] if r['bar'] else math.inf)
