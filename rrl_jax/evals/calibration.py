@@ -28,8 +28,7 @@ def evaluate(
             \left|\mathrm{acc}_b - \mathrm{conf}_b\right|
 
   over bins b of equal width in the confidence, the largest probability. The
-  estimate is biased upwards by some ``sqrt(num_bins / N)``, and so is its
-  bootstrap interval.
+  estimate is biased upwards by some ``sqrt(num_bins / N)``.
 
   Args:
     encoder: What is evaluated.
@@ -78,6 +77,7 @@ def evaluate(
       (log_p[np.arange(len(labels)), labels],),
       'mean cross entropy in nats, clean test images',
       resamples=resamples,
+      bounds=(0.0, np.inf),
     ),
   )
   count = lambda weights: np.bincount(bins, weights, minlength=num_bins)

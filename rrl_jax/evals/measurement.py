@@ -278,8 +278,12 @@ def bootstrap(
   *,
   strata: np.ndarray | None = None,
   resamples: int = 200,
+  bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Measurement:
-  """Any statistic of examples, with a percentile bootstrap interval.
+  """Any statistic of examples, with 1.96 bootstrap standard errors around it.
+
+  Percentiles of the resamples would leave a biased statistic out of its own
+  interval, near 0 for one.
 
   Args:
     statistic: Of the columns, any subset of examples with repetitions.
@@ -287,6 +291,7 @@ def bootstrap(
     protocol: What was measured; the interval is added.
     strata: Group of each example, ``[N]``, whose sizes a resample keeps.
     resamples: Their number; without any the interval is not a number.
+    bounds: Of the statistic; the interval is cut to them.
 
   Returns:
     The statistic with its 95% interval. The draws are the same each time.
@@ -305,14 +310,15 @@ def bootstrap(
   for _ in range(resamples):
     rows = np.concatenate([rng.choice(g, len(g)) for g in groups])
     values.append(statistic(*(column[rows] for column in columns)))
-  low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+  quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+  reach = quantile * float(np.std(values, ddof=1)) if resamples > 1 else np.inf
   return Measurement(
     value,
-    float(low),
-    float(high),
+    max(value - reach, bounds[0]),
+    min(value + reach, bounds[1]),
     _sentence(
-      f'{protocol}; {total} examples, {CONFIDENCE:.0%} interval of {resamples}'
-      ' bootstrap resamples'
+      f'{protocol}; {total} examples, {CONFIDENCE:.0%} interval from the'
+      f' standard error over {resamples} bootstrap resamples'
     ),
   )
 

@@ -99,9 +99,9 @@ def estimate_noise_rate(
   def responsibilities(mixture):
     shares, means, variances = mixture
     log_density = (
-      jnp.log(shares)
-      - jnp.log(variances) / 2
-      - jnp.square(x[:, None] - means) / (2 * variances)
+      jnp.log(shares)[None]
+      - jnp.log(variances)[None] / 2
+      - jnp.square(x[:, None] - means[None]) / (2 * variances[None])
     )
     return jax.nn.softmax(log_density, axis=-1) * member[:, None]  # [N, 2]
 
@@ -109,7 +109,7 @@ def estimate_noise_rate(
     posterior = responsibilities(mixture)
     mass = jnp.maximum(jnp.sum(posterior, axis=0), 1e-9)
     means = posterior.T @ x / mass
-    squares = jnp.sum(posterior * jnp.square(x[:, None] - means), axis=0)
+    squares = jnp.sum(posterior * jnp.square(x[:, None] - means[None]), axis=0)
     return mass / jnp.sum(mass), means, jnp.maximum(squares / mass, _FLOOR)
 
   mixture = jax.lax.fori_loop(0, num_steps, improve, start)

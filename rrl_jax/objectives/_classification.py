@@ -29,7 +29,7 @@ def metrics(logits: jax.Array, labels: jax.Array) -> typing.Metrics:
   largest = lambda classes: jnp.max(
     jnp.mean(jax.nn.one_hot(classes, num_classes), axis=-2), axis=-1
   )
-  correct = predictions == labels
+  correct = predictions == jnp.broadcast_to(labels, predictions.shape)
   return {
     'accuracy': jnp.mean(correct.astype(jnp.float32)),
     'collapse': jnp.max(largest(predictions)) - largest(labels),

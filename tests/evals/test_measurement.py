@@ -5,6 +5,7 @@ import doctest
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 
 from rrl_jax.evals import measurement as lib
 
@@ -86,6 +87,59 @@ def test_protocols_are_one_sentence_with_the_counts():
   assert found.protocol == 'Clean test images; n=9, 95% Wilson interval.'
   assert 'n=9 or more' in lib.minimum([7, 9], [9, 12], 'x').protocol
   assert '2 tasks' in lib.mean([found, found], 'x').protocol
+
+
+def test_area_under_roc_equals_the_reference_and_counts_ties_by_half(rng):
+  positive = rng.random(300) < 0.3
+  scores = np.round(rng.normal(size=300) + positive, 1)  # With ties.
+  found = lib.area_under_roc(scores, positive, 'x')
+  np.testing.assert_allclose(
+    found.value, metrics.roc_auc_score(positive, scores), rtol=1e-12
+  )
+  assert found.low < found.value < found.high
+  all_ties = lib.area_under_roc(np.zeros(300), positive, 'x')
+  assert all_ties.value == 0.5
+  apart = lib.area_under_roc(positive.astype(float), positive, 'x')
+  assert (apart.value, apart.high) == (1.0, 1.0)
+  np.testing.assert_allclose(apart.low, 1 - 3 / positive.sum())
+
+
+def test_the_roc_interval_covers_at_about_the_promised_rate(rng):
+  truth, trials, covered = stats.norm.cdf(1 / np.sqrt(2)), 800, 0
+  positive = np.arange(120) < 40
+  for _ in range(trials):
+    found = lib.area_under_roc(rng.normal(size=120) + positive, positive, '')
+    covered += found.low <= truth <= found.high
+  assert 0.92 <= covered / trials <= 0.98
+
+
+def test_a_bootstrap_of_a_mean_is_its_standard_error(rng):
+  values = rng.normal(3.0, 2.0, 400)
+  found = lib.bootstrap(
+    np.mean, (values,), 'x', resamples=2000, bounds=(-np.inf, np.inf)
+  )
+  np.testing.assert_allclose(found.value, values.mean())
+  reach = 1.96 * values.std() / np.sqrt(400)
+  np.testing.assert_allclose(found.high - found.value, reach, rtol=0.1)
+  np.testing.assert_allclose(found.value - found.low, reach, rtol=0.1)
+  again = lib.bootstrap(
+    np.mean, (values,), 'x', resamples=2000, bounds=(-np.inf, np.inf)
+  )
+  assert again == found
+  assert np.isnan(lib.bootstrap(np.mean, (values,), 'x', resamples=0).low)
+
+
+def test_a_stratified_bootstrap_keeps_the_sizes_of_groups():
+  groups = np.array([0] * 5 + [1] * 3)
+  seen = set()
+  lib.bootstrap(
+    lambda g: seen.add(tuple(np.bincount(g))) or 0.5,
+    (groups,),
+    'x',
+    strata=groups,
+    resamples=20,
+  )
+  assert seen == {(5, 3)}
 
 
 def test_examples_in_docstrings_run():
