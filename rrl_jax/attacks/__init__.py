@@ -7,6 +7,7 @@ inside ball and bounds in every dtype.
 
 from rrl_jax.attacks._apgd import apgd
 from rrl_jax.attacks._auto_attack import auto_attack
+from rrl_jax.attacks._eot_pgd import eot_pgd
 from rrl_jax.attacks._fab import fab
 from rrl_jax.attacks._fgsm import fgsm
 from rrl_jax.attacks._growing_sinkhorn import (
@@ -34,6 +35,7 @@ __all__ = (
   'UDRState',
   'apgd',
   'auto_attack',
+  'eot_pgd',
   'expectation_over_transformation',
   'fab',
   'feature_shift_objective',

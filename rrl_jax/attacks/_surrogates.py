@@ -257,7 +257,7 @@ def expectation_over_transformation(
   *,
   example_ids: ArrayLike | None = None,
 ) -> LossFn:
-  r"""Mean loss of a randomised model over a fixed set of its draws.
+  r"""Mean loss of a randomised model over a set of its draws.
 
   .. math:: \bar\ell(z) = \frac1n \sum_{s=1}^n \ell(z; k_s), \qquad
      k_{s,i} = \mathrm{fold\_in}(\mathrm{fold\_in}(k, \mathrm{id}_i), s)
@@ -265,7 +265,9 @@ def expectation_over_transformation(
   The draws belong to the key and the example: they are the same in every call,
   so that an attack climbs one function and its restarts compare like with
   like. Judge the result with a new key, as the draws attacked are the ones it
-  fits best. The model is mapped over the samples by ``vmap``.
+  fits best. Given the number of a step, the draws belong to that too: the key
+  of a row is folded with it, and gradients over many steps average over many
+  draws. The model is mapped over the samples by ``vmap``.
 
   Args:
     loss_fn: Maps points ``[N, ...]`` and keys ``[N]`` to one loss a point,
@@ -276,7 +278,8 @@ def expectation_over_transformation(
       its position.
 
   Returns:
-    ``loss_fn(points) -> [B]``.
+    ``loss_fn(points, step=None) -> [B]``, with ``step`` an integer scalar,
+    which may be traced, or None for the fixed draws.
 
   Raises:
     TypeError: ``num_samples`` is not a static integer.
@@ -300,13 +303,17 @@ def expectation_over_transformation(
     <https://arxiv.org/abs/1707.07397>`_, 2018.
 
   .. note::
-    The paper draws anew at each step. With few draws that explores more; with
-    fixed ones a run can be repeated and does not depend on its batch.
+    The paper draws anew at each step, as ``eot_pgd`` does. With few draws
+    that explores more; with fixed ones restarts compare like with like. Either
+    way a run can be repeated and does not depend on its batch.
   """
   _checks.count('num_samples', num_samples, 1)
 
-  def expected(points):
+  def expected(points, step=None):
     keys = _ascent.row_keys(key, example_ids, points.shape[0])
+    if step is not None:
+      # Apart from the draws without a step, and the same for more samples.
+      keys = _program.fold(_program.fold(keys, 0x5EED), step)
     # Samples are mapped over rather than joined to the batch axis, so that
     # rows stay on their devices.
     draws = jax.vmap(

@@ -96,6 +96,18 @@ def surrogates(w, x, ids):
 
 CALLS = {
   'apgd l2': functools.partial(apgd, 'l2'),
+  'eot_pgd': lambda w, x, ids: attacks.eot_pgd(
+    functools.partial(noisy, w),
+    jax.random.key(0),
+    x,
+    epsilon=0.3,
+    step_size=0.1,
+    num_steps=2,
+    num_samples=2,
+    random_start=False,
+    example_ids=ids,
+    unroll=1,
+  ),
   'fab linf': functools.partial(fab, 'linf'),
   'fgsm l2': lambda w, x, ids: attacks.fgsm(
     functools.partial(loss_fn, w), x, epsilon=0.3, norm='l2'

@@ -70,3 +70,25 @@ def test_ends_where_foolbox_ends(name, norm, epsilon, step_size, num_steps):
   wrong = np.asarray(net(z).argmax(axis=1)) != np.asarray(Y)
   assert (wrong == np.asarray(success)).mean() >= 0.9
   assert wrong.any()
+
+
+@pytest.mark.parametrize(
+  ('name', 'norm', 'epsilon'),
+  [
+    ('LinfFastGradientAttack', 'linf', 0.07),
+    ('LinfFastGradientAttack', 'linf', 0.3),
+    ('L2FastGradientAttack', 'l2', 0.2),
+    ('L2FastGradientAttack', 'l2', 0.39),
+  ],
+)
+def test_the_fast_gradient_method_is_theirs(name, norm, epsilon):
+  model = foolbox.models.JAXModel(net, bounds=(0, 1))
+  theirs, _, success = getattr(foolbox.attacks, name)()(
+    model, jnp.asarray(X), Y, epsilons=epsilon
+  )
+  z = jax.jit(
+    functools.partial(attacks.fgsm, loss_fn, epsilon=epsilon, norm=norm)
+  )(X)
+  np.testing.assert_allclose(z, theirs, atol=1e-5)
+  wrong = np.asarray(net(z).argmax(axis=1)) != np.asarray(Y)
+  np.testing.assert_array_equal(wrong, success)
