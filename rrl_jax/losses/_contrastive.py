@@ -1,4 +1,9 @@
-"""Contrastive losses over a batch of unit rows, one value an anchor."""
+"""Contrastive losses over a batch of unit rows, one value an anchor.
+
+All products of rows, in the losses and in their gradients, are taken in
+float32 at the least and at the highest precision of the device; gradients
+have the dtype of the rows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +75,8 @@ def infonce(
   and to the temperature. Memory is O(N D + tile_size^2).
 
   Args:
-    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``.
+    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``. Rows
+      of 16 bits are multiplied as float32: they save memory, not time.
     instance_ids: Integers, shape ``[N]``; rows with one id are views of one
       image.
     temperature: Positive scalar :math:`\tau`.
@@ -148,7 +154,8 @@ def supervised_contrastive(
   to the temperature. Memory is O(N D + tile_size^2).
 
   Args:
-    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``.
+    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``. Rows
+      of 16 bits are multiplied as float32: they save memory, not time.
     labels: Classes, integers, shape ``[N]``. -1 marks an unlabelled row: its
       positives are its own other views, all others its negatives.
     instance_ids: Integers, shape ``[N]``; rows with one id are views of one
@@ -229,7 +236,8 @@ def class_conditional_infonce(
   O(N D + tile_size^2).
 
   Args:
-    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``.
+    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``. Rows
+      of 16 bits are multiplied as float32: they save memory, not time.
     labels: Classes, integers, shape ``[N]``; -1 marks an unlabelled row, a
       class of its own views.
     instance_ids: Integers, shape ``[N]``; rows of one class with one id are
@@ -293,7 +301,8 @@ def spread(
   The caller reduces. Gradients flow to the rows, the temperature and alpha.
 
   Args:
-    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``.
+    embeddings: Unit rows, shape ``[N, D]``, float; see ``l2_normalize``. Rows
+      of 16 bits are multiplied as float32: they save memory, not time.
     labels: Classes, integers, shape ``[N]``; -1 marks an unlabelled row, a
       class of its own views.
     instance_ids: Integers, shape ``[N]``; rows of one class with one id are

@@ -319,6 +319,19 @@ def test_bfloat16_is_near_float32(rng):
   np.testing.assert_allclose(grad.astype('f'), want_grad, atol=1e-3)
 
 
+def test_bfloat16_rows_are_multiplied_in_float32():
+  struct = jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)
+  total = lambda z: losses.infonce(
+    z, jnp.arange(8) // 2, temperature=0.1, tile_size=4
+  ).sum()
+  text = jax.jit(jax.grad(total)).lower(struct).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  assert products
+  for line in products:
+    assert 'bf16' not in line
+    assert 'HIGHEST' in line
+
+
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(st.data())
 def test_any_labels_ids_and_masks(data):
