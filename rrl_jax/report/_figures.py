@@ -11,6 +11,10 @@ from rrl_jax.report import _drawing, _files
 _MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
 _MAX_LINES = 12  # In one figure of concepts.
 _MAX_LABELS = 20  # Classes named on the map.
+_NOT_MINIMISED = (
+  ' This is the weighted cross entropy. The rescaled gradient is not its '
+  'gradient, so it may rise while the network learns.'
+)
 _CURVES = {  # Metric -> (title, axis), in the order they are shown.
   'train/loss': ('Training loss', 'loss'),
   'train/accuracy': ('Accuracy on training batches', 'accuracy'),
@@ -55,6 +59,7 @@ def curves(
     and name.count('/') == 1
     and name not in without
   ]
+  rescaled = 'train/log_weight_sum' in names
   known = list(_CURVES)
   names.sort(key=lambda n: (known.index(n) if n in known else len(known), n))
   figures, constant = [], []
@@ -83,7 +88,8 @@ def curves(
       {
         'title': title,
         'text': f'From {first} at step {steps[0]:,.0f} to {last} at step '
-        f'{steps[-1]:,.0f}; least {least}, greatest {greatest}.',
+        f'{steps[-1]:,.0f}; least {least}, greatest {greatest}.'
+        + (_NOT_MINIMISED if rescaled and name == 'train/loss' else ''),
         'svg': _drawing.svg(draw, f'curve{len(figures)}', f'{title} by step'),
       }
     )

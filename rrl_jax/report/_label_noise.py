@@ -161,9 +161,9 @@ def emphasis(
       line = _written(*formula)
     text = (
       'Above: how hard examples pull (L1 norm of the loss gradient at their '
-      f'logits) by the probability p of their given label; line: {line}. '
-      f'Below: {bars} A loss resists if wrong labels lie where the line is '
-      'low, right ones where it is high.'
+      'logits) by the probability p of their given label; dots: examples, '
+      f'line: {line}. Below: {bars} A loss resists if wrong labels lie where '
+      'the line is low, right ones where it is high.'
     )
   return {
     'wide': True,
@@ -197,7 +197,8 @@ def _formula(metrics, p, weight):
 def _written(focus, spread):
   """The emphasis as a formula."""
   power = {0: '', 1: ' p'}.get(focus, f' p^{focus:.3g}')
-  return f'exp({spread:.3g}{power} (1 \N{MINUS SIGN} p))'
+  formula = f'exp({spread:.3g}{power} (1 \N{MINUS SIGN} p))'
+  return formula.replace(' ', '\N{NO-BREAK SPACE}')
 
 
 def _emphasis(p, focus, spread):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from rrl_jax.report import _calibration, _drawing, _label_noise
+from rrl_jax.report import _calibration, _drawing, _figures, _label_noise
 from tests.report import run_folder
 from tests.report.test_report import Page, build
 
@@ -174,7 +174,7 @@ def test_rates_come_from_the_metrics_while_there_are_no_results():
 def test_the_formula_is_named_only_if_the_weights_follow_it(arrays):
   metrics = [{'step': 1, 'train/focus': 0.5, 'train/spread': 8}]
   figure, _ = _label_noise.emphasis(arrays, metrics, known=True)
-  assert 'line: exp(8 p^0.5 (1' in figure['text']
+  assert 'line: exp(8\N{NO-BREAK SPACE}p^0.5' in figure['text']
   arrays['figure/label_weight'] = 2 * (1 - arrays['figure/label_probability'])
   figure, _ = _label_noise.emphasis(arrays, metrics, known=True)
   assert 'line: their mean' in figure['text']
@@ -203,6 +203,23 @@ def test_a_group_has_one_colour_everywhere(text):
     assert {'var(--c0)', 'var(--c1)', 'var(--muted)'} <= set(
       re.findall(r'(?:fill|stroke): ([^;"]+)', drawing)
     )
+
+
+@pytest.mark.parametrize(
+  ('focus', 'want'), [(0, 'exp(8 (1 - p))'), (1, 'exp(8 p (1 - p))')]
+)
+def test_formulas_are_written_as_one_would(focus, want):
+  found = _label_noise._written(focus, 8.0)
+  assert found.split() == want.replace('-', '\N{MINUS SIGN}').split()
+
+
+def test_a_loss_that_is_not_minimised_says_so():
+  metrics = [{'step': k, 'train/loss': 1 + k} for k in range(3)]
+  (plain,), _ = _figures.curves(metrics)
+  assert 'cross entropy' not in plain['text']
+  metrics[0]['train/log_weight_sum'] = 5.0
+  (rescaled, _), _ = _figures.curves(metrics)
+  assert 'may rise while the network learns' in rescaled['text']
 
 
 def test_numbers_too_large_for_a_float_are_left_out(tmp_path):
