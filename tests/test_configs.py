@@ -10,11 +10,23 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import common, erm, hro
+from configs import common, erm, gr, hro
+from configs.studies import gr as gr_study
 from configs.studies import hro as hro_study
 from rrl_jax import models
 from rrl_jax.train import experiment, loop, sharding
 
+NETWORKS_OF_DEPTH = ('resnet18', 'resnet44', 'resnet50', 'resnet56')
+GR = (
+  *gr.METHODS,
+  'fashion_mnist,asymmetric,noise=0.6',
+  'cifar10,estimate',
+  'cifar100,asymmetric',
+  'clothing1m,published',
+  'pair',
+  'symmetric_inclusive,noise=0.9',
+  'abnormal,noise=0.2',
+)
 CONFIGS = {
   f'hro:{variant},{data}': (hro, f'{variant},{data}')
   for variant, data in itertools.product(hro.VARIANTS, hro.DATA_SETS)
@@ -22,12 +34,17 @@ CONFIGS = {
   f'erm:{arg}': (erm, arg)
   for arg in ('digits', 'fashion_mnist,balanced', 'cifar10')
 }
+CONFIGS |= {f'gr:{arg}': (gr, arg) for arg in GR}
 
 
 def on_mock_data(config: ConfigDict) -> ConfigDict:
   """The same recipe on random arrays with as many classes, a few at a time."""
-  concepts = {'cifar10': (32, 10), 'imagenet2012': (64, 1000)}
-  size, num_classes = concepts.get(config.data.kw.data_set, (8, 10))
+  sizes = {
+    'cifar10': (32, 10), 'cifar100': (32, 100), 'imagenet2012': (64, 1000)
+  }  # fmt: skip
+  size, num_classes = sizes.get(config.data.kw.data_set, (8, 10))
+  if config.data.name == 'folder':
+    size, num_classes = 64, 14
   if config.data.name == 'fashion_mnist':
     size = 28
   if config.data.name == 'tfds':
@@ -38,6 +55,8 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
   config.data.kw.num_classes = num_classes
   config.data.kw.num_examples = max(4 * num_classes, 200)
   config.data.kw.image_shape = (size, size, 1 if size < 32 else 3)
+  if config.data.noise.mapping:
+    config.data.noise.mapping = '1>0 2<>3'
   if 'automobile' in config.data.concepts:  # Mock classes are numbers.
     config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
   if config.data.augment.resized_crop:
@@ -64,7 +83,8 @@ def test_a_config_takes_one_step_on_mock_data(name):
   store = loop.resident_set(built)
   batch = next(loop.read_batches(built, 0, lookup=True))
   step = lambda s, b, t: built.step(s, loop.look_up(t, b))
-  if config.model.name == 'resnet18' and not name.startswith('hro:hro'):
+  deep = config.model.name in NETWORKS_OF_DEPTH
+  if deep and not name.startswith('hro:hro'):
     state = jax.eval_shape(built.init, jax.random.key(0))
     new, _ = jax.eval_shape(step, state, batch, store)  # They compile alike.
     assert jax.tree.structure(new) == jax.tree.structure(state)
@@ -76,11 +96,19 @@ def test_a_config_takes_one_step_on_mock_data(name):
   assert all(np.all(np.isfinite(value)) for value in metrics.values())
 
 
-@pytest.mark.parametrize('arg', ['hro,cifar10', 'hro,imagenet'])
-def test_paper_scale_lowers_for_tpu_and_cuda(arg):
+@pytest.mark.parametrize(
+  ('module', 'arg'),
+  [
+    (hro, 'hro,cifar10'),
+    (hro, 'hro,imagenet'),
+    (gr, 'cifar100,estimate'),
+    (gr, 'clothing1m'),
+  ],
+)
+def test_paper_scale_lowers_for_tpu_and_cuda(module, arg):
   """The train step at full batch, image and model size, on abstract arrays."""
-  full = hro.get_config(arg)
-  config = on_mock_data(hro.get_config(arg))
+  full = module.get_config(arg)
+  config = on_mock_data(module.get_config(arg))
   config.mesh.data = 1
   config.data.augment.resized_crop = full.data.augment.resized_crop
   config.batch_size = full.batch_size
@@ -126,15 +154,30 @@ def test_every_config_file_is_tested():
   assert names - {'__init__', 'common'} == {n.split(':')[0] for n in CONFIGS}
 
 
-def test_studies_tune_every_method_as_much():
-  for data in ('digits', 'fashion_mnist'):
-    study = hro_study.get_config(data).study
-    sizes = {
-      name: np.prod([len(values) for _, values in grid])
-      for name, grid in study.grids.items()
-    }
-    assert set(sizes) == set(study.methods)
-    assert len(set(sizes.values())) == 1
+@pytest.mark.parametrize('data', ['digits', 'fashion_mnist'])
+@pytest.mark.parametrize('module', [hro_study, gr_study])
+def test_studies_tune_every_method_as_much(module, data):
+  study = module.get_config(data).study
+  sizes = {
+    name: np.prod([len(values) for _, values in grid])
+    for name, grid in study.grids.items()
+  }
+  assert set(sizes) == set(study.methods)
+  assert len(set(sizes.values())) == 1
+
+
+@pytest.mark.parametrize(
+  ('arg', 'words'),
+  [
+    ('noise=1.5', 'noise=1.5 is not in'),
+    ('gce,estimate', 'gce estimates nothing'),
+    ('estimate,published', 'one of both'),
+    ('cotraining', 'cotraining'),
+  ],
+)
+def test_arguments_of_gr_that_make_no_sense_are_refused(arg, words):
+  with pytest.raises(ValueError, match=words):
+    gr.get_config(arg)
 
 
 def test_a_mesh_takes_the_devices_that_it_is_told_to():

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from rrl_jax.data import noise, pipeline
+from rrl_jax.data import abnormal, noise, pipeline
 from rrl_jax.errors import DivergedError, StoppedError
 from rrl_jax.train import checkpoint, evaluation, optim, progress, sharding
 from rrl_jax.train import metrics as metrics_lib
@@ -83,6 +83,8 @@ def train(
     record = _Recorder(experiment, write, update, start)
     if experiment.data.train.truth is not None and jax.process_index() == 0:
       noise.save(workdir.truth, experiment.data.train)
+      if not quiet:
+        print(tampering(experiment))
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
       state, metrics = step_fn(state, batch, store)
@@ -103,6 +105,24 @@ def train(
           ' command goes on from there'
         )
   return state
+
+
+def tampering(experiment: Experiment) -> str:
+  """What was done to the training split, in words and counts."""
+  fields, train = experiment.config.data, experiment.data.train
+  said = noise.rates(
+    fields.noise.kind,
+    fields.noise.rate,
+    train.num_classes,
+    mapping=fields.noise.mapping,
+    seed=fields.noise.seed,
+    source=train,
+  )
+  wrong = int(train.truth.flipped.sum())
+  return (
+    f'training split: {said.protocol}, {wrong} of {len(train)} are;'
+    f' {abnormal.describe(train, fields.abnormal.kind)}'
+  )
 
 
 def open_checkpoints(

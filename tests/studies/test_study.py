@@ -130,6 +130,47 @@ def test_the_best_held_out_point_is_trained_and_reported(
   assert text.index('| B |') < text.index('| A |')
 
 
+def test_every_condition_is_tuned_and_reported_by_itself(
+  runs, tmp_path, capsys
+):
+  conditions = {
+    'clean': {},
+    'noisy': {
+      'all': (('data.noise.kind', 'symmetric'), ('data.noise.rate', 0.4)),
+      'B': (('total_epochs', 7.0),),
+    },
+  }
+  studies.run(tiny_study(conditions=conditions), tmp_path, {})
+  for config, folder in runs:
+    noisy = 'noisy' in folder.parts
+    assert noisy != ('clean' in folder.parts)
+    assert config.data.noise.rate == (0.4 if noisy else 0.0)
+    assert config.data.noise.seed == config.seed
+    mine = noisy and 'B' in folder.parts
+    assert (config.total_epochs == 7.0) == mine
+  table = json.loads((tmp_path / 'table.json').read_text())
+  assert set(table['conditions']) == {'clean', 'noisy'}
+  assert table['conditions']['noisy']['chosen']['A'] == {'optim.lr': 0.2}
+  text = capsys.readouterr().out
+  assert '| method | clean | noisy |' in text
+  assert '* noisy: B: weight_decay 0; A: lr 0.2.' in text
+
+
+def test_an_axis_of_a_grid_may_move_several_fields(runs, tmp_path):
+  grids = {
+    'A': (
+      (
+        ('optim.lr', 'optim.weight_decay'),
+        ((0.1, 0.05), (0.3, 0.01), (0.2, 0.0)),
+      ),
+    ),
+    'B': (('optim.lr', (0.1, 0.2, 0.3)),),
+  }
+  studies.run(tiny_study(grids=grids), tmp_path, {})
+  table = json.loads((tmp_path / 'table.json').read_text())
+  assert table['chosen']['A'] == {'optim.lr': 0.3, 'optim.weight_decay': 0.01}
+
+
 @pytest.mark.parametrize(
   ('changes', 'word'),
   [
@@ -143,6 +184,8 @@ def test_the_best_held_out_point_is_trained_and_reported(
     ({'seeds': (0, 0)}, 'each another'),
     ({'tuning_seeds': ()}, 'at least one'),
     ({'validation': 5.0}, 'validation'),
+    ({'conditions': {}}, 'conditions is empty'),
+    ({'conditions': {'x': {'all': (('data.nose', 1),)}}}, 'nose'),
     (
       {'grids': {'A': (('optim.lrr', (1,)),), 'B': (('seed', (1,)),)}},
       'lrr',
