@@ -7,6 +7,8 @@ from jax.typing import ArrayLike
 from rrl_jax.losses import _checks, _log_probs, _rows, _simplex
 from rrl_jax.numerics import safe_norm
 
+_NEAREST = 1e-15  # Columns of a kernel that are nearer count as equal.
+
 
 def adversarial_loss_bound(
   losses: ArrayLike,
@@ -275,7 +277,8 @@ def margin_certificate(
   Returns:
     Radii in units of the features, shape ``[B]``, float32 at the least.
     Negative where a label is not the prediction, zero at a tie. A rival of
-    equal weights gives the largest finite number, with the margin's sign.
+    equal weights, up to 1e-15, gives the largest finite number, with the
+    margin's sign.
 
   Raises:
     TypeError: Logits or kernel are not floating or labels not integer.
@@ -319,7 +322,7 @@ def margin_certificate(
   apart = jnp.matmul(
     member.astype(dtype), _distances(kernel.astype(dtype)), precision='highest'
   )
-  has_one = apart > 0
+  has_one = apart > _NEAREST  # Nearer, the gradient would overflow.
   radius = margin / jnp.where(has_one, apart, 1)
   radius = jnp.where(has_one, radius, jnp.sign(margin) * largest)
   radius = jnp.clip(radius, -largest, largest)

@@ -93,4 +93,6 @@ def water_level(values: jax.Array, weights: jax.Array) -> jax.Array:
   width = jnp.sum(jnp.where(support, weights, 0))
   volume = jnp.sum(jnp.where(support, weights * values, 0))
   level = (volume - 1) / width
-  return jnp.where(support, jnp.maximum(weights * (values - level), 0), 0)
+  terms = jnp.where(support, jnp.maximum(weights * (values - level), 0), 0)
+  # Rounding of a level far below the values leaves a sum off one.
+  return normalize(terms)

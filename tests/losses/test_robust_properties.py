@@ -56,7 +56,7 @@ def masks():
 
 def priors():
   """Distributions, some of them with an empty concept."""
-  weight = st.sampled_from([0.0, 1e-3, 1.0, 3.0])
+  weight = st.sampled_from([0.0, 1e-8, 1e-3, 1.0, 3.0])
   parts = st.lists(weight, min_size=K, max_size=K).filter(any)
   return parts.map(lambda v: np.asarray(v, 'f') / np.sum(v))
 
@@ -135,9 +135,7 @@ def robust(dtype):
   return jax.jit(run)
 
 
-KERNELS = numbers(K + 1, K, sizes=(0.0, 1.0, -1.0, 100.0), span=4.0).map(
-  lambda w: np.round(w * 64) / 64  # Columns are equal or apart.
-)
+KERNELS = numbers(K + 1, K, sizes=(0.0, 1.0, 1e-8, 1e-20, -1e-30, 100.0))
 
 
 @DTYPES
