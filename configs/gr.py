@@ -88,6 +88,7 @@ def get_config(arg: str | None = None):
       'num_examples': 10_000,  # 0 for all.
       'resamples': 200,
       'suspicious': 24,
+      'cleanlab': False,  # Its opinion on the noise rate; an extra.
     },
   }
   return config

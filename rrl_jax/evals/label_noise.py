@@ -5,6 +5,7 @@ only the probabilities of the given labels are drawn.
 """
 
 from collections.abc import Iterator
+import importlib.util
 
 import jax
 import numpy as np
@@ -16,6 +17,10 @@ from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose
 
 RULES = {
+  'cleanlab': (
+    lambda v: not v or importlib.util.find_spec('cleanlab') is not None,
+    "false unless cleanlab is installed: pip install 'rrl_jax[cleanlab]'",
+  ),
   'num_examples': rules.COUNT,
   'resamples': rules.COUNT,
   'suspicious': rules.COUNT,
@@ -31,6 +36,7 @@ def evaluate(
   num_examples: int = 10_000,
   resamples: int = 200,
   suspicious: int = 24,
+  cleanlab: bool = False,
 ) -> Iterator[tuple[str, Measurement | np.ndarray]]:
   """Splits the training set into clean, flipped and abnormal examples.
 
@@ -46,6 +52,9 @@ def evaluate(
     resamples: Of the bootstrap that gives the intervals of ``average
       precision`` and ``mass``; 0 leaves these intervals out.
     suspicious: Images of largest loss to keep for the report.
+    cleanlab: Whether to ask cleanlab too how many labels are wrong, by the
+      network's own predictions; it would rather have those of networks that
+      did not train on the example.
 
   Yields:
     ``fit/<group>_accuracy``, the share predicted as the given label, and
@@ -56,7 +65,7 @@ def evaluate(
     gradient at its logits; ``mass/<group>``, the group's share of the sum of
     those weights; ``noise/flipped_rate``, ``noise/abnormal_rate`` of the
     whole training set, ``noise/estimated_rate`` and ``noise/estimate_error``
-    if the rate was estimated; and figures.
+    if the rate was estimated, ``noise/cleanlab_rate``; and figures.
   """
   rules.check(
     'label_noise',
@@ -65,6 +74,7 @@ def evaluate(
       'num_examples': num_examples,
       'resamples': resamples,
       'suspicious': suspicious,
+      'cleanlab': cleanlab,
     },
   )
   chosen = choose(key, len(data.train), num_examples)
@@ -73,6 +83,8 @@ def evaluate(
   log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
   loss = -log_p[np.arange(len(sample)), sample.labels]
   predicted = np.argmax(logits, axis=-1)
+  if cleanlab:
+    yield _ask_cleanlab(sample.labels, np.exp(log_p))
   pull = None
   if data.pull is not None:
     pull = data.pull(logits, sample.labels, chosen.astype(np.int32))
@@ -130,6 +142,22 @@ def _rates(data):
         error, 'estimated minus counted rate of flipped and abnormal examples'
       ),
     )
+
+
+def _ask_cleanlab(labels, probs):
+  """Share of the labels that cleanlab holds for wrong."""
+  from cleanlab.filter import find_label_issues
+
+  issues = find_label_issues(labels, probs, n_jobs=1)
+  return (
+    'noise/cleanlab_rate',
+    measurement.proportion(
+      issues.sum(),
+      len(issues),
+      'training labels that cleanlab holds for wrong, by predictions of the'
+      ' network that trained on them',
+    ),
+  )
 
 
 def _fit(group, predicted, given, true):

@@ -1,6 +1,8 @@
 """Fitting, detection, gradient mass and calibration are what they count."""
 
 import dataclasses
+import importlib.util
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from rrl_jax import evals
 from rrl_jax.data.source import Source, Truth
+from rrl_jax.errors import ConfigError
 from rrl_jax.evals import calibration, label_noise
 from tests.evals import toy
 
@@ -121,6 +124,17 @@ def test_interim_numbers_need_no_resamples():
   assert np.isnan(measured['mass/clean'].low)
   np.testing.assert_allclose(measured['mass/clean'].value, 5 / 8)
   assert 'figure/suspicious_images' not in measured
+
+
+def test_cleanlab_is_asked_where_it_is_installed():
+  if importlib.util.find_spec('cleanlab') is None:
+    with pytest.raises(ConfigError, match=r"pip install 'rrl_jax\[cleanlab\]'"):
+      run(noisy_data(), cleanlab=True)
+    return
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    found = run(noisy_data(), cleanlab=True)
+  assert 0 <= found['noise/cleanlab_rate'] <= 1
 
 
 def test_calibration_of_known_bins():
