@@ -68,6 +68,11 @@ from rrl_jax.losses._emphasis import (
   exponential_log_weight,
   normal_log_weight,
 )
+from rrl_jax.losses._example_ascent import (
+  ExampleWeightsState,
+  example_weights_init,
+  example_weights_update,
+)
 from rrl_jax.losses._feature_shift import feature_shift
 from rrl_jax.losses._grad_cache import grad_cache
 from rrl_jax.losses._group_dro import (
@@ -134,6 +139,7 @@ __all__ = (
   'ConceptRiskState',
   'EarlyLearningState',
   'EmbeddingGeometry',
+  'ExampleWeightsState',
   'GroupDROState',
   'NoiseEstimate',
   'RiskThresholdState',
@@ -177,6 +183,8 @@ __all__ = (
   'emphasis_log_weight',
   'emphasis_weight',
   'estimate_noise_rate',
+  'example_weights_init',
+  'example_weights_update',
   'exponential_log_weight',
   'feature_shift',
   'focal',

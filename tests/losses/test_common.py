@@ -136,6 +136,16 @@ CALLS = {
   'cvar_weights': lambda r, x, i, v: losses.cvar_weights(
     r, level=0.3, penalty=0.5
   ),
+  'example_weights_init': lambda r, x, i, v: losses.example_weights_init(
+    K, v.dtype
+  ),
+  'example_weights_update': lambda r, x, i, v: losses.example_weights_update(
+    losses.ExampleWeightsState(jax.nn.softmax(v)),
+    r,
+    i,
+    step_size=0.1,
+    level=0.5,
+  ),
   'group_dro': lambda r, x, i, v: losses.group_dro(
     r, i, losses.GroupDROState(v)
   ),
@@ -240,6 +250,7 @@ TYPES = {
   'ConceptRiskState',
   'EarlyLearningState',
   'EmbeddingGeometry',
+  'ExampleWeightsState',
   'GroupDROState',
   'RiskThresholdState',
   'SinkhornDROState',
@@ -300,6 +311,7 @@ OVER_BATCH = {
   'cvar_weights',
   'derivative_manipulation',
   'embedding_geometry',
+  'example_weights_update',
   'gradient_rescaling',
   'group_dro',
   'group_dro_update',
