@@ -83,6 +83,8 @@ def estimate_noise_rate(
   losses = jax.lax.stop_gradient(losses)
   losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
   rows = _rows.mask(where, losses)
+  like = losses  # Under Explicit axes it may lie in parts; it is sorted whole.
+  losses, rows = _rows.whole(losses, None), _rows.whole(rows, None)
   count = jnp.maximum(jnp.sum(rows), 1).astype(losses.dtype)
   low = jnp.min(losses, where=rows, initial=jnp.inf)
   high = jnp.max(losses, where=rows, initial=-jnp.inf)
@@ -94,7 +96,7 @@ def estimate_noise_rate(
   overall = jnp.sum(member * x) / count
   variance = jnp.sum(member * jnp.square(x - overall)) / count
   variances = jnp.full(2, jnp.maximum(variance, _FLOOR))
-  start = jnp.full(2, 0.5, x.dtype), means.astype(x.dtype), variances
+  start = 0.5 + 0 * variances, means.astype(x.dtype), variances
 
   def responsibilities(mixture):
     shares, means, variances = mixture
@@ -119,4 +121,5 @@ def estimate_noise_rate(
   separation = jnp.sqrt(2 / jnp.sum(variances)) * jnp.abs(means[1] - means[0])
   distinct = separation > 2
   wrong_probs = jnp.where(distinct, posterior[:, wrong], 0)
-  return NoiseEstimate(jnp.sum(wrong_probs) / count, wrong_probs, separation)
+  rate = jnp.sum(wrong_probs) / count
+  return NoiseEstimate(rate, _rows.own(wrong_probs, like, None), separation)

@@ -156,6 +156,7 @@ CALLS = {
   'multilevel_probs': lambda r, x, i, v: jnp.asarray(
     losses.multilevel_probs(3), v.dtype
   ),
+  'estimate_noise_rate': lambda r, x, i, v: losses.estimate_noise_rate(r),
   'risk_threshold_init': lambda r, x, i, v: losses.risk_threshold_init(v[0]),
   'sinkhorn_dro': lambda r, x, i, v: losses.sinkhorn_dro(
     x, penalty=2.0, epsilon=0.1
@@ -252,6 +253,7 @@ TYPES = {
   'EmbeddingGeometry',
   'ExampleWeightsState',
   'GroupDROState',
+  'NoiseEstimate',
   'RiskThresholdState',
   'SinkhornDROState',
 }
@@ -311,6 +313,7 @@ OVER_BATCH = {
   'cvar_weights',
   'derivative_manipulation',
   'embedding_geometry',
+  'estimate_noise_rate',
   'example_weights_update',
   'gradient_rescaling',
   'group_dro',
