@@ -5,9 +5,13 @@ import math
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
+from rrl_jax.data import _blur, _color
 from rrl_jax.errors import ConfigError
+
+_MAX_JITTER = 1.25  # Factors are at least 1 - 0.8 * 1.25 = 0.
 
 
 def to_float(images: ArrayLike, dtype=jnp.float32) -> jax.Array:
@@ -40,16 +44,35 @@ def augment(
   resized_crop: int = 0,
   scale: tuple[float, float] = (0.08, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  jitter: float = 0.0,
+  jitter_probability: float = 0.8,
+  grayscale: float = 0.0,
+  blur: float = 0.0,
+  solarize: float = 0.0,
   example_ids: ArrayLike | None = None,
 ) -> jax.Array:
-  """Crops and flips each image at random, in the order of the arguments.
+  r"""Changes each image at random: crop, flip, colours, blur, solarization.
 
-  Example i is changed by ``fold_in(key, i)`` alone, or ``fold_in(key, id)``,
-  so that the result does not depend on what else is in the batch or on how the
-  batch lies on devices.
+  They come in the order crop, resized crop, flip, jitter, grayscale, blur,
+  solarize. Example i is changed by ``fold_in(key, i)`` alone, or
+  ``fold_in(key, id)``, so that the result does not depend on what else is in
+  the batch or on how the batch lies on devices. What is off costs nothing and
+  with all off the images come back as they are.
+
+  The colour jitter of strength s multiplies brightness, contrast and
+  saturation by factors that are uniform in :math:`1 \mp 0.8 s` and turns the
+  hue by an angle uniform in :math:`\mp 0.2 s` turns, the four in an order
+  drawn for each example, each cut to [0, 1]. With L the luminance
+  :math:`0.2989 R + 0.587 G + 0.114 B`,
+
+  * brightness is :math:`a x`,
+  * contrast is :math:`a x + (1 - a) \text{mean}(L(x))`,
+  * saturation is :math:`a x + (1 - a) L(x)`,
+  * hue adds the angle to H in HSV.
 
   Args:
-    images: Floats in [0, 1], ``[B, H, W, C]``.
+    images: Floats in [0, 1], ``[B, H, W, C]``; C is 1 or 3 for jitter and
+      grayscale.
     key: A typed key.
     crop: Pixels of black border on each side, out of which an image of the old
       size is cut; 0 for none.
@@ -58,14 +81,25 @@ def augment(
       antialiasing) whose area and aspect ratio are drawn; 0 for none.
     scale: Least and greatest share of the area in the box, in (0, 1].
     ratio: Least and greatest width over height of the box.
+    jitter: Strength s of the colour jitter, in [0, 1.25], where factors stay
+      at least 0 and angles within a quarter turn; 0 for none. Of images with
+      one channel only brightness and contrast change.
+    jitter_probability: Of the colour jitter.
+    grayscale: Probability that all channels become L; nothing happens to
+      images with one channel.
+    blur: Probability of a Gaussian blur with a standard deviation uniform in
+      [0.1, 2.0] pixels. The kernel is a tenth of the shorter side, odd and at
+      least 3 pixels; at the edges the image is mirrored about its last pixel.
+    solarize: Probability that pixels of at least 0.5 are inverted.
     example_ids: Optional integers ``[B]`` that key the examples.
 
   Returns:
     Images ``[B, H, W, C]``, or ``[B, resized_crop, resized_crop, C]``, in
-    their dtype and in [0, 1].
+    their dtype and in [0, 1]; colours and blur are computed in float32 at
+    least.
 
   Raises:
-    ValueError: ``images`` is no batch of images.
+    ValueError: ``images`` is no batch of images, or has no colours to change.
     TypeError: ``images`` are no floats.
     ConfigError: A setting out of range.
 
@@ -76,12 +110,18 @@ def augment(
 
   References:
     Szegedy et al., `Going deeper with convolutions
-    <https://arxiv.org/abs/1409.4842>`_, 2015, section 6 (the box).
+    <https://arxiv.org/abs/1409.4842>`_, 2015, section 6 (the box). Chen et
+    al., `A simple framework for contrastive learning
+    <https://arxiv.org/abs/2002.05709>`_, 2020, appendix A (jitter, grayscale,
+    blur). Grill et al., `Bootstrap your own latent
+    <https://arxiv.org/abs/2006.07733>`_, 2020, appendix B (solarize).
 
   .. note::
     Where torchvision's RandomResizedCrop draws again if a box does not fit
     into the image, the box is cut to the image here; its corners need not fall
-    on pixels.
+    on pixels. The formulas of the colours are torchvision's: dm-pix and
+    TensorFlow add to the brightness, take the contrast of each channel about
+    its own mean, and scale the S of HSV.
   """
   images = jnp.asarray(images)
   if images.ndim != 4:
@@ -95,23 +135,84 @@ def augment(
     raise ConfigError(f'data.augment.scale={scale}: 0 < least <= greatest <= 1')
   if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < math.inf:
     raise ConfigError(f'data.augment.ratio={ratio}: 0 < least <= greatest')
-  if not (crop or flip or resized_crop):
+  if not 0 <= jitter <= _MAX_JITTER:
+    raise ConfigError(f'data.augment.jitter={jitter}: in [0, {_MAX_JITTER}]')
+  for name, value in (
+    ('jitter_probability', jitter_probability),
+    ('grayscale', grayscale),
+    ('blur', blur),
+    ('solarize', solarize),
+  ):
+    if not 0 <= value <= 1:
+      raise ConfigError(f'data.augment.{name}={value}: in [0, 1]')
+  channels = images.shape[-1]
+  if (jitter or grayscale) and channels not in (1, 3):
+    raise ValueError(
+      f'images have {channels} channels; jitter and grayscale take 1 or 3'
+    )
+  jitter = jitter if jitter_probability else 0
+  grayscale = grayscale if channels == 3 else 0
+  if not any((crop, flip, resized_crop, jitter, grayscale, blur, solarize)):
     return images
   if example_ids is None:
     example_ids = jnp.arange(len(images))
 
-  def one(image, example_id):
-    keys = jax.random.split(jax.random.fold_in(key, example_id), 3)
+  def one(image, key, example_id):
+    keys = jax.random.split(jax.random.fold_in(key, example_id), 7)
     if crop:
       border = ((crop, crop), (crop, crop), (0, 0))
       image = pix.random_crop(keys[0], jnp.pad(image, border), image.shape)
-    if flip:
-      image = pix.random_flip_left_right(keys[1], image)
     if resized_crop:
       image = _resized_crop(keys[2], image, resized_crop, scale, ratio)
-    return image
+    if flip:
+      image = pix.random_flip_left_right(keys[1], image)
+    image = image.astype(jnp.promote_types(images.dtype, jnp.float32))
+    if jitter:
+      image = _color.random_jitter(keys[3], image, jitter, jitter_probability)
+    if grayscale:
+      image = _color.random_grayscale(keys[4], image, grayscale)
+    if blur:
+      image = _blur.random_blur(keys[5], image, blur)
+    if solarize:
+      inverted = jax.random.bernoulli(keys[6], solarize)
+      image = jnp.where(inverted, pix.solarize(image, 0.5), image)
+    return image.astype(images.dtype)
 
-  return jax.vmap(one)(images, jnp.asarray(example_ids))
+  fun = jax.vmap(one, in_axes=(0, None, 0))
+  given = jax.typeof(images).sharding
+  if AxisType.Explicit in given.mesh.axis_types:  # Keys are not sharded.
+    fun = jax.sharding.auto_axes(fun, out_sharding=given)
+  return fun(images, key, jnp.asarray(example_ids))
+
+
+def views(images: ArrayLike, key: jax.Array, num_views: int, **kw) -> jax.Array:
+  """Several independent augmentations of each image.
+
+  View v of all images is ``augment(images, fold_in(key, v), **kw)``: view v of
+  example i has the key ``fold_in(fold_in(key, v), i)``, and more views do not
+  change the first ones.
+
+  Args:
+    images: Floats in [0, 1], ``[B, H, W, C]``.
+    key: A typed key.
+    num_views: V, at least 1.
+    **kw: Settings of `augment`, ``example_ids`` among them.
+
+  Returns:
+    ``[B, V, H, W, C]`` with the height and width of `augment`.
+
+  Raises:
+    ConfigError: ``num_views`` below 1, and what `augment` raises.
+
+  Example:
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> views(images, jax.random.key(0), 3, flip=True).shape
+    (2, 3, 8, 8, 1)
+  """
+  if not isinstance(num_views, int) or num_views < 1:
+    raise ConfigError(f'data.augment.views={num_views!r}: at least 1')
+  view = lambda v: augment(images, jax.random.fold_in(key, v), **kw)
+  return jax.vmap(view, out_axes=1)(jnp.arange(num_views))
 
 
 def _resized_crop(

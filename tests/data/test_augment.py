@@ -1,17 +1,21 @@
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
 from rrl_jax.data import augment as lib
 from rrl_jax.errors import ConfigError
 
-jitted = jax.jit(  # Eager calls would compile each operation.
-  lib.augment,
-  static_argnames=('crop', 'flip', 'resized_crop', 'scale', 'ratio'),
-)
-EVERYTHING = {'crop': 2, 'flip': True, 'resized_crop': 6}
+SETTINGS = (
+    'crop', 'flip', 'resized_crop', 'scale', 'ratio', 'jitter',
+    'jitter_probability', 'grayscale', 'blur', 'solarize',
+)  # fmt: skip
+# Eager calls would compile each operation.
+jitted = jax.jit(lib.augment, static_argnames=SETTINGS)
+views = jax.jit(lib.views, static_argnames=('num_views', *SETTINGS))
+COLOURS = {'jitter': 0.5, 'grayscale': 0.2, 'blur': 0.5, 'solarize': 0.2}
+EVERYTHING = {'crop': 2, 'flip': True, 'resized_crop': 6} | COLOURS
 
 
 @pytest.fixture
@@ -30,12 +34,15 @@ def test_bytes_become_floats_in_the_unit_interval():
     lib.to_float(np.zeros((1, 2, 2, 1), np.int32))
 
 
-def test_nothing_asked_changes_nothing(images, key):
-  np.testing.assert_array_equal(lib.augment(images, key), images)
+@pytest.mark.parametrize('kw', [{}, {'jitter': 1.0, 'jitter_probability': 0.0}])
+def test_nothing_asked_changes_nothing(images, key, kw):
+  np.testing.assert_array_equal(lib.augment(images, key, **kw), images)
+  repeated = lib.views(images, key, 2, **kw)
+  np.testing.assert_array_equal(repeated, np.stack([images, images], axis=1))
 
 
 @pytest.mark.parametrize(
-  'kw', [{'crop': 2}, {'flip': True}, {'resized_crop': 6}, EVERYTHING]
+  'kw', [{'crop': 2}, {'flip': True}, {'resized_crop': 6}, COLOURS, EVERYTHING]
 )
 def test_an_example_alone_equals_itself_in_a_batch(images, key, kw):
   together = jitted(images, key, **kw)
@@ -44,10 +51,19 @@ def test_an_example_alone_equals_itself_in_a_batch(images, key, kw):
     np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
 
 
-def test_a_sharded_batch_gives_the_same(images, key, mesh):
-  fun = lambda x: jitted(x, key, **EVERYTHING)
-  sharded = jax.device_put(images, NamedSharding(mesh, PartitionSpec('data')))
-  np.testing.assert_allclose(fun(sharded), fun(images), atol=1e-6)
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
+def test_eight_devices_equal_one_without_any_communication(images, key, kind):
+  run = jax.jit(lambda x: lib.views(x, key, 2, **EVERYTHING))
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+  with jax.set_mesh(mesh):
+    sharded = jax.device_put(images, NamedSharding(mesh, PartitionSpec('data')))
+    compiled = run.lower(sharded).compile()
+    result = compiled(sharded)
+  assert result.sharding.spec[0] == 'data'
+  np.testing.assert_allclose(result, run(images), atol=1e-6)
+  text = compiled.as_text()
+  for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
+    assert word not in text
 
 
 def test_a_crop_is_a_window_of_the_bordered_image(images, key):
@@ -107,19 +123,104 @@ def test_boxes_have_the_drawn_area_and_aspect(key):
   assert aspect.max() > 1.25
 
 
-def test_values_stay_in_the_unit_interval_and_dtype(images, key):
+@pytest.mark.parametrize('channels', [1, 3])
+def test_values_stay_in_the_unit_interval_and_dtype(rng, key, channels):
+  images = rng.uniform(0, 1, (64, 7, 9, channels))
+  images[:32] = images[:32].round()  # Extreme colours.
+  strongest = {'jitter': 1.25, 'grayscale': 0.3, 'blur': 0.5, 'solarize': 0.5}
   for dtype in (jnp.float32, jnp.bfloat16):
-    result = jitted(jnp.asarray(images, dtype), key, **EVERYTHING)
-    assert result.shape == (8, 6, 6, 3)
+    result = jitted(
+      jnp.asarray(images, dtype), key, crop=2, resized_crop=6, **strongest
+    )
+    assert result.shape == (64, 6, 6, channels)
     assert result.dtype == dtype
+    result = np.asarray(result, np.float32)
+    assert np.isfinite(result).all()
     assert result.min() >= 0
     assert result.max() <= 1
 
 
+def test_bf16_is_computed_in_float32(images, key):
+  rounded = jnp.asarray(images, jnp.bfloat16)
+  low = jitted(rounded, key, **COLOURS)
+  high = jitted(rounded.astype(jnp.float32), key, **COLOURS)
+  np.testing.assert_allclose(  # One rounding, of the result.
+    low.astype(jnp.float32), high, rtol=0, atol=2**-9 + 1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  'kw',
+  [
+    {'jitter': 0.5, 'jitter_probability': 0.3},
+    {'grayscale': 0.3},
+    {'blur': 0.3},
+    {'solarize': 0.3},
+  ],
+)
+def test_so_many_images_change_as_the_probability_says(rng, key, kw):
+  images = rng.uniform(0, 1, (2000, 3, 3, 3)).astype(np.float32)
+  changed = np.any(jitted(images, key, **kw) != images, axis=(1, 2, 3))
+  # The narrowest kernels change no digit of an image.
+  assert abs(changed.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 2000)
+
+
+def test_an_image_without_colour_has_none_to_change(rng, key):
+  images = rng.uniform(0, 1, (64, 5, 5, 1)).astype(np.float32)
+  np.testing.assert_array_equal(lib.augment(images, key, grayscale=1.0), images)
+  jittered = jitted(
+    images * 0.2 + 0.4, key, jitter=0.25, jitter_probability=1.0
+  )
+  # Brightness and contrast are affine: within [0, 1] they keep proportions.
+  unit = lambda x: (
+    (x - x.min((1, 2, 3), keepdims=True))
+    / np.ptp(x, axis=(1, 2, 3), keepdims=True)
+  )
+  np.testing.assert_allclose(
+    unit(np.asarray(jittered)), unit(images), atol=1e-4
+  )
+  assert len(np.unique(np.asarray(jittered).mean(axis=(1, 2, 3)))) == 64
+
+
+def test_one_thing_comes_after_the_other(images, key):
+  jitter = {'jitter': 0.5, 'jitter_probability': 1.0}
+  jittered = np.asarray(jitted(images, key, **jitter))
+  gray = (jittered @ np.float32([0.2989, 0.587, 0.114]))[..., None]
+  gray = np.broadcast_to(gray, images.shape)
+  blurred = np.asarray(jitted(gray, key, blur=1.0))
+  expected = np.where(blurred < 0.5, blurred, 1 - blurred)
+  actual = jitted(images, key, **jitter, grayscale=1.0, blur=1.0, solarize=1.0)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+  for channel in (1, 2):
+    np.testing.assert_array_equal(actual[..., channel], actual[..., 0])
+
+
+def test_each_view_is_an_augmentation_with_a_key_of_its_own(images, key):
+  several = np.asarray(views(images, key, num_views=3, **EVERYTHING))
+  assert several.shape == (8, 3, 6, 6, 3)
+  for v in range(3):
+    single = jitted(images, jax.random.fold_in(key, v), **EVERYTHING)
+    np.testing.assert_allclose(several[:, v], single, atol=1e-5)
+  for one, other in ((0, 1), (0, 2), (1, 2)):
+    differ = np.abs(several[:, one] - several[:, other]).max(axis=(1, 2, 3))
+    assert differ.min() > 0.01
+  first = views(images, key, num_views=1, **EVERYTHING)
+  np.testing.assert_allclose(first[:, 0], several[:, 0], atol=1e-5)
+
+
+def test_it_maps_over_batches(images, key):
+  batches = images.reshape(2, 4, 7, 9, 3)
+  fun = lambda x: lib.augment(x, key, **COLOURS)
+  together = jax.jit(jax.vmap(fun))(batches)
+  for batch, result in zip(batches, together, strict=True):
+    np.testing.assert_allclose(jitted(batch, key, **COLOURS), result, atol=1e-5)
+
+
 def test_another_key_gives_other_images(images, key):
-  one = jitted(images, key, crop=2, flip=True)
-  other = jitted(images, jax.random.key(1), crop=2, flip=True)
-  assert not np.array_equal(one, other)
+  one = jitted(images, key, **EVERYTHING)
+  np.testing.assert_array_equal(jitted(images, key, **EVERYTHING), one)
+  other = jitted(images, jax.random.key(1), **EVERYTHING)
+  assert np.abs(one - other).max(axis=(1, 2, 3)).min() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -144,6 +245,13 @@ def test_the_middle_is_what_is_evaluated(images, size, rows, columns):
     ({'scale': (0.0, 1.0)}, 'scale'),
     ({'scale': (0.9, 0.1)}, 'scale'),
     ({'ratio': (2.0, 1.0)}, 'ratio'),
+    ({'jitter': -0.1}, 'jitter=-0.1'),
+    ({'jitter': 1.3}, 'jitter=1.3'),
+    ({'jitter': float('nan')}, 'jitter=nan'),
+    ({'jitter_probability': 1.1}, 'jitter_probability=1.1'),
+    ({'grayscale': -0.2}, 'grayscale=-0.2'),
+    ({'blur': 2.0}, 'blur=2.0'),
+    ({'solarize': -1.0}, 'solarize=-1.0'),
   ],
 )
 def test_settings_out_of_range_are_told(images, key, kw, message):
@@ -156,3 +264,8 @@ def test_what_is_no_batch_of_float_images_is_told(images, key):
     lib.augment(images[0], key, flip=True)
   with pytest.raises(TypeError, match='uint8'):
     lib.augment(images.astype(np.uint8), key, flip=True)
+  two_channels = images[..., :2]
+  with pytest.raises(ValueError, match='2 channels'):
+    lib.augment(two_channels, key, jitter=0.5)
+  with pytest.raises(ConfigError, match='views=0'):
+    lib.views(images, key, 0)
