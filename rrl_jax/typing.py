@@ -59,7 +59,7 @@ class DataSpec:
   concept_names: tuple[str, ...]
   concept_counts: np.ndarray
   sampling_probs: np.ndarray
-  num_examples: int = 1
+  num_examples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +69,19 @@ class Objective:
   Attributes:
     loss_fn: ``(params, model_state, aux_state, batch, key, step) ->
       (loss, (model_state, aux_state, metrics))``, pure; differentiated with
-      respect to ``params``.
+      respect to ``params``. Where the batch's gradient is no mean over its
+      examples, ``metrics['log_normalizer']`` is the logarithm of what it was
+      divided by: the gradients of micro-batches are combined in proportion.
     init: ``(params, model_state, batch, key) -> aux_state`` before the first
       step; ``batch`` may hold shapes instead of arrays.
     step_scale: ``metrics -> scalar`` that multiplies the optimizer's update,
       or None for no scaling.
-    log_total: ``metrics -> scalar``, the logarithm of what the batch's
-      gradient was divided by, where that is no mean over its examples. The
-      gradients of micro-batches are combined in proportion to it; None
-      combines them evenly.
     example_loss: ``(logits [B, K], labels [B], index [B], aux_state, step) ->
       [B]``, the loss as a function of the logits, undivided by the batch: its
-      gradient tells how much each example pulls. None where the loss is not
+      gradient tells how much each example weighs. None where the loss is not
       of that form.
-    learned: ``aux_state -> name -> scalar`` to be reported with the results.
+    learned: ``aux_state -> name -> scalar`` to be reported with the results;
+      what is not a number is not known yet.
     num_networks: Networks that train each other. From two on, every leaf of
       ``params`` and ``model_state`` has a leading axis of them; the first is
       the one evaluated.
@@ -93,7 +92,6 @@ class Objective:
     lambda params, model_state, batch, key: {}
   )
   step_scale: Callable[[Metrics], jax.Array] | None = None
-  log_total: Callable[[Metrics], jax.Array] | None = None
   example_loss: Callable[..., jax.Array] | None = None
   learned: Callable[[AuxState], dict[str, jax.Array]] = lambda aux_state: {}
   num_networks: int = 1

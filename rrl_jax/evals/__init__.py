@@ -21,7 +21,7 @@ from rrl_jax.errors import ConfigError
 from rrl_jax.evals import linear_probe, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, Task
+from rrl_jax.evals.task import EvalData, Task, test_images
 
 __all__ = [
   'Encoder',
@@ -33,6 +33,7 @@ __all__ = [
   'linear_probe',
   'names',
   'run',
+  'test_images',
 ]
 
 

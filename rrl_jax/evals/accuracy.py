@@ -9,7 +9,7 @@ from rrl_jax.data.source import Source
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose
+from rrl_jax.evals.task import EvalData, choose, test_images
 
 RULES = {'train_examples': rules.COUNT}
 
@@ -38,17 +38,16 @@ def evaluate(
   """
   rules.check('accuracy', RULES, {'train_examples': train_examples})
   correct, total = concept_counts(encoder, data.test)
+  images = test_images(data.test)
   yield (
     'test/accuracy',
-    measurement.proportion(
-      correct.sum(), total.sum(), 'clean test images, top-1'
-    ),
+    measurement.proportion(correct.sum(), total.sum(), f'{images}, top-1'),
   )
   there = total > 0
   yield (
     'test/worst_concept_accuracy',
     measurement.minimum(
-      correct[there], total[there], 'clean test images, top-1, by concept'
+      correct[there], total[there], f'{images}, top-1, by concept'
     ),
   )
   for k in np.flatnonzero(there):
@@ -56,7 +55,7 @@ def evaluate(
     yield (
       f'test/accuracy/{concept}',
       measurement.proportion(
-        correct[k], total[k], f'clean test images of concept {concept}, top-1'
+        correct[k], total[k], f'{images} of concept {concept}, top-1'
       ),
     )
   if train_examples:

@@ -9,7 +9,7 @@ import scipy.special
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData
+from rrl_jax.evals.task import EvalData, test_images
 
 RULES = {'num_bins': rules.POSITIVE_COUNT, 'resamples': rules.COUNT}
 
@@ -65,8 +65,8 @@ def evaluate(
     measurement.bootstrap(
       error,
       (bins, confidence, right),
-      f'expected calibration error, {num_bins} bins of equal width, clean test'
-      ' images',
+      f'expected calibration error, {num_bins} bins of equal width,'
+      f' {test_images(data.test)}',
       resamples=resamples,
     ),
   )
@@ -75,7 +75,7 @@ def evaluate(
     measurement.bootstrap(
       lambda log_p: -log_p.mean(),
       (log_p[np.arange(len(labels)), labels],),
-      'mean cross entropy in nats, clean test images',
+      f'mean cross entropy in nats, {test_images(data.test)}',
       resamples=resamples,
       bounds=(0.0, np.inf),
     ),

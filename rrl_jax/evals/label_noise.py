@@ -46,7 +46,8 @@ def evaluate(
 
   Args:
     encoder: What is evaluated.
-    data: ``train``, with its ``truth``; ``pull`` and ``learned`` if there.
+    data: ``train``, with its ``truth``; ``gradient_norms`` and ``learned`` if
+      there.
     key: Chooses the training examples.
     num_examples: How many; 0 takes all.
     resamples: Of the bootstrap that gives the intervals of ``average
@@ -85,9 +86,9 @@ def evaluate(
   predicted = np.argmax(logits, axis=-1)
   if cleanlab:
     yield _ask_cleanlab(sample.labels, np.exp(log_p))
-  pull = None
-  if data.pull is not None:
-    pull = data.pull(logits, sample.labels, chosen.astype(np.int32))
+  weight = None
+  if data.gradient_norms is not None:
+    weight = data.gradient_norms(logits, sample.labels, chosen.astype(np.int32))
 
   truth = sample.truth
   group = np.zeros(len(sample), np.int64)
@@ -96,16 +97,16 @@ def evaluate(
     group[truth.abnormal] = 2
     yield from _rates(data)
     yield from _fit(group, predicted, sample.labels, truth.labels)
-    scores = {'loss': loss} | ({} if pull is None else {'weight': -pull})
+    scores = {'loss': loss} | ({} if weight is None else {'weight': -weight})
     for name, score in scores.items():
       yield from _detection(group, name, score, resamples)
-    if pull is not None:
-      yield from _mass(group, pull, resamples)
+    if weight is not None:
+      yield from _mass(group, weight, resamples)
 
   yield 'figure/label_probability', np.exp(-loss).astype(np.float32)
   yield 'figure/label_group', group
-  if pull is not None:
-    yield 'figure/label_weight', pull.astype(np.float32)
+  if weight is not None:
+    yield 'figure/label_weight', weight.astype(np.float32)
   worst = np.argsort(-loss, kind='stable')[:suspicious]
   if len(worst):
     known = sample.labels if truth is None else truth.labels
@@ -134,12 +135,20 @@ def _rates(data):
     error = estimate - sum(rates.values())
     yield (
       'noise/estimated_rate',
-      measurement.exact(estimate, 'estimated by the run without true labels'),
+      Measurement(
+        estimate,
+        np.nan,
+        np.nan,
+        'Estimated by the run without true labels; no interval.',
+      ),
     )
     yield (
       'noise/estimate_error',
-      measurement.exact(
-        error, 'estimated minus counted rate of flipped and abnormal examples'
+      Measurement(
+        error,
+        np.nan,
+        np.nan,
+        'Estimated minus counted rate of flipped and abnormal examples.',
       ),
     )
 
@@ -216,9 +225,9 @@ def _detection(group, name, score, resamples):
     )
 
 
-def _mass(group, pull, resamples):
+def _mass(group, weight, resamples):
   """Each group's share of the gradient."""
-  total = pull.sum()
+  total = weight.sum()
   if not total > 0:
     return
   for i, name in enumerate(GROUPS):
@@ -226,8 +235,10 @@ def _mass(group, pull, resamples):
       yield (
         f'mass/{name}',
         measurement.bootstrap(
-          lambda member, pull: (member * pull).sum() / max(pull.sum(), 1e-300),
-          (group == i, pull.astype(np.float64)),
+          lambda member, weight: (
+            (member * weight).sum() / max(weight.sum(), 1e-300)
+          ),
+          (group == i, weight.astype(np.float64)),
           f'share of the L1 norms of the logit gradients, {name} examples',
           strata=group,
           resamples=resamples,

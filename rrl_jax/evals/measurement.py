@@ -259,7 +259,9 @@ def area_under_roc(
   )
   quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
   # All told apart: the rule of three, as no variance is seen.
-  reach = quantile * np.sqrt(variance) or 3 / min(len(high), len(low))
+  reach = quantile * np.sqrt(variance)
+  if area in (0, 1):
+    reach = 3 / min(len(high), len(low))
   return Measurement(
     float(area),
     float(max(area - reach, 0)),

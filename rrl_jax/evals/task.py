@@ -26,9 +26,9 @@ class EvalData:
     train: What the encoder was trained on.
     test: Held-out examples of the same classes and concepts.
     tasks: Target tasks.
-    pull: ``(logits [n, K], labels [n], index [n]) -> [n]``, how hard each
-      training example (``index`` is its place in ``train``) pulls at its
-      logits: the L1 norm of the training loss's gradient there. None where the
+    gradient_norms: ``(logits [n, K], labels [n], index [n]) -> [n]``, how much
+      each training example (``index`` is its place in ``train``) weighs: the
+      L1 norm of the training loss's gradient at its logits. None where the
       loss does not say.
     learned: What the objective learned, by name.
   """
@@ -36,8 +36,18 @@ class EvalData:
   train: Source
   test: Source
   tasks: tuple[Task, ...] = ()
-  pull: Callable[..., np.ndarray] | None = None
+  gradient_norms: Callable[..., np.ndarray] | None = None
   learned: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def test_images(test: Source) -> str:
+  """What the examples of a test split are, for a protocol.
+
+  Those held out of a training split with wrong labels have such labels too.
+  """
+  if test.truth is None:
+    return 'clean test images'
+  return 'held-out training images with their given, partly wrong labels'
 
 
 def choose(key: jax.Array, size: int, num_examples: int) -> np.ndarray:

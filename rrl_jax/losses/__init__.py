@@ -90,7 +90,10 @@ from rrl_jax.losses._label_losses import (
   symmetric_cross_entropy,
   truncated_generalized_cross_entropy,
 )
-from rrl_jax.losses._label_odds import label_probability
+from rrl_jax.losses._label_odds import (
+  label_log_probabilities,
+  label_probability,
+)
 from rrl_jax.losses._mixup import (
   mixup_inputs,
   mixup_loss,
@@ -199,6 +202,7 @@ __all__ = (
   'improved_mean_absolute_error',
   'infonce',
   'l2_normalize',
+  'label_log_probabilities',
   'label_probability',
   'linear_loss_gap',
   'margin_certificate',

@@ -125,3 +125,41 @@ def label_probability(
   """
   odds = label_odds(logits, labels, where)
   return _rows.keep(odds.valid, jax.nn.sigmoid(-odds.odds))
+
+
+def label_log_probabilities(
+  logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
+  r"""``log p`` and ``log(1 - p)`` of the labelled class, per example.
+
+  What `emphasis_log_weight` and its like take: both are finite and exact to
+  rounding where p itself is 0 or 1 in the floating point format. Gradients
+  flow to the logits.
+
+  Args:
+    logits: Shape ``[B, K]``, float, K at least 2.
+    labels: Classes, integers, shape ``[B]``. A row with a label outside
+      ``[0, K)`` counts as masked.
+    where: Optional mask, shape ``[B]``. A masked row has zero values and zero
+      gradient, and may hold inf or NaN.
+
+  Returns:
+    ``(log p, log(1 - p))``, shape ``[B]`` each, float32 at the least, not
+    positive.
+
+  Raises:
+    TypeError: Logits are not floating or labels not integer.
+    ValueError: Wrong shapes or fewer than two classes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from rrl_jax import losses
+    >>> log_p, log_rest = losses.label_log_probabilities(
+    ...   jnp.array([[200.0, 0.0]]), jnp.array([0]))
+    >>> print(log_p, log_rest)
+    [-0.] [-200.]
+  """
+  odds = label_odds(logits, labels, where)
+  return _rows.keep(odds.valid, odds.log_p), _rows.keep(
+    odds.valid, odds.log_rest
+  )

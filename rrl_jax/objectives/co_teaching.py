@@ -57,7 +57,9 @@ def make(
       logits, labels
     )  # [2, B]
     progress = jnp.minimum(step / max(ramp_steps, 1), 1) if ramp_steps else 1.0
-    kept = jnp.ceil((1 - forget_rate * progress) * len(labels))
+    # As the authors' int(); the small number is for what is whole already.
+    kept = jnp.floor((1 - forget_rate * progress) * len(labels) + 1e-3)
+    kept = jnp.maximum(kept, 1)
     ranks = jnp.argsort(jnp.argsort(example_losses, axis=-1), axis=-1)
     chosen = (ranks < kept)[::-1]  # By the peer, a constant to the gradient.
     loss = jnp.sum(jnp.where(chosen, example_losses, 0)) / kept
@@ -66,10 +68,4 @@ def make(
     }
     return loss / 2, (model_state, aux_state, metrics)
 
-  return typing.Objective(
-    loss_fn,
-    example_loss=lambda logits, labels, *_: _classification.cross_entropy(
-      logits, labels
-    ),
-    num_networks=2,
-  )
+  return typing.Objective(loss_fn, num_networks=2)

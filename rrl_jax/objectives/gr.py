@@ -24,6 +24,8 @@ import optax
 from rrl_jax import losses, typing
 from rrl_jax.objectives import _classification
 
+ESTIMATES = ('none', 'disagreement', 'mixture')
+DEFAULT = (0.5, 8.0)  # The paper's focus and spread for any data.
 WEIGHTINGS = ('emphasis', 'normal', 'exponential', 'beta')
 
 # Noise rate -> (focus, spread) of the best final accuracy under symmetric
@@ -60,7 +62,7 @@ def make(
   alpha: float = 1.0,
   eta: float = 2.0,
   noise_rate: float | None = None,
-  estimate_noise: bool = False,
+  estimate_noise: str = 'none',
   warmup_steps: int = 0,
   normalization: str = 'batch',
   guard: float = 0.0,
@@ -80,7 +82,7 @@ def make(
       ``exp(spread (1 - p))``; 'beta', ``p^(alpha-1) (1-p)^(eta-1)``.
     focus: Of 'emphasis', at least 0: the weight is largest at
       focus / (1 + focus). A number, or an optax schedule of the step. None is
-      the published value for ``noise_rate``, and 0.5 without one.
+      the published value for the noise rate, and 0.5 without one.
     spread: How much the weight varies (not of 'beta'); likewise, 8.
     focus_end: Focus to which a linear ramp leads, or None.
     spread_end: Spread to which a linear ramp leads, or None.
@@ -89,11 +91,17 @@ def make(
     alpha: Of 'beta', positive.
     eta: Of 'beta', positive.
     noise_rate: Fraction of wrong labels, in [0, 1), from which the published
-      focus and spread follow, interpolated.
-    estimate_noise: Whether to estimate that fraction instead, without clean
-      labels, from the training losses at the end of the warm-up
-      (`losses.estimate_noise_rate`).
-    warmup_steps: Steps of cross entropy before.
+      focus and spread follow, interpolated, where these are None.
+    estimate_noise: How to estimate that fraction instead, without clean
+      labels, at the end of the warm-up, from each example as it was at its
+      last visit: 'disagreement', the share of labels that were not the
+      network's prediction, which is the noise plus the network's own error;
+      'mixture', `losses.estimate_noise_rate` of the losses, which finds none
+      where the losses have one mode (noise among similar classes, 80%
+      symmetric noise): then focus and spread are 0.5 and 8. 'none' estimates
+      nothing.
+    warmup_steps: Steps of cross entropy before. For an estimate, enough to
+      visit every example, and few enough that none is memorised.
     normalization: 'batch', 'integral' or 'none', as in
       `losses.gradient_rescaling`.
     guard: Added to the denominator 2 (1 - p); 1e-6 is the released layer.
@@ -128,25 +136,28 @@ def make(
     raise ValueError(
       f'ramp_steps={ramp_steps} goes with focus_end or spread_end'
     )
-  told = noise_rate is not None or estimate_noise
-  if told and (focus is not None or spread is not None):
+  if estimate_noise not in ESTIMATES:
     raise ValueError(
-      'noise_rate and estimate_noise choose focus and spread; give one of both'
+      f'estimate_noise={estimate_noise!r}; known: {", ".join(ESTIMATES)}'
     )
-  if noise_rate is not None and estimate_noise:
+  estimates = estimate_noise != 'none'
+  if noise_rate is not None and estimates:
     raise ValueError('noise_rate is given: estimate_noise has nothing to do')
-  if told and (weighting != 'emphasis' or ends):
+  if estimates and (weighting != 'emphasis' or ends):
+    raise ValueError('estimate_noise is for weighting=emphasis without ramps')
+  if estimates and focus is not None and spread is not None:
     raise ValueError(
-      'noise_rate and estimate_noise are for weighting=emphasis without ramps'
+      'focus and spread are given: estimate_noise has nothing to do'
     )
-  if estimate_noise and not warmup_steps:
+  if estimates and not warmup_steps:
     raise ValueError('estimate_noise needs warmup_steps to estimate it from')
 
   num_classes = len(data.class_names)
-  if noise_rate is not None:
-    focus, spread = (float(x) for x in published(noise_rate, num_classes))
-  focus = 0.5 if focus is None else focus
-  spread = 8.0 if spread is None else spread
+  told = weighting == 'emphasis' and noise_rate is not None
+  known = published(noise_rate if told else jnp.nan, num_classes)
+  estimated = estimates and focus is None, estimates and spread is None
+  focus = float(known[0]) if focus is None else focus
+  spread = float(known[1]) if spread is None else spread
   focus = _schedule(focus, focus_end, warmup_steps, ramp_steps)
   spread = _schedule(spread, spread_end, warmup_steps, ramp_steps)
   rescale = functools.partial(losses.derivative_manipulation, guard=guard)
@@ -160,19 +171,28 @@ def make(
 
   def init(params, model_state, batch, key):
     del params, model_state, batch, key
-    if not estimate_noise:
+    if not estimates:
       return {}
-    # A loss below zero stands for an example that was not seen yet.
     return {
+      # Less than zero for an example that was not seen yet.
       'losses': jnp.full(data.num_examples, -1.0),
-      'noise_rate': jnp.zeros(()),
+      'disagrees': jnp.zeros(data.num_examples, bool),
+      'noise_rate': jnp.full((), jnp.nan),  # Not known yet.
     }
+
+  def emphasis(aux_state, step):
+    """Focus and spread at this step."""
+    now = focus(step), spread(step)
+    if not estimates:
+      return now
+    found = published(aux_state['noise_rate'], num_classes)
+    return tuple(
+      f if use else n for f, n, use in zip(found, now, estimated, strict=True)
+    )
 
   def log_weight_fn(aux_state, step):
     """The weight at this step as a function of log p and log(1 - p)."""
-    focus_now, spread_now = focus(step), spread(step)
-    if estimate_noise:
-      focus_now, spread_now = published(aux_state['noise_rate'], num_classes)
+    focus_now, spread_now = emphasis(aux_state, step)
     if weighting == 'emphasis':
       fn, kw = losses.emphasis_log_weight, {'focus': focus_now}
     elif weighting == 'normal':
@@ -198,51 +218,61 @@ def make(
       params, model_state, batch['image'], train=True
     )
     plain = _classification.cross_entropy(logits, labels)  # [B]
-    if estimate_noise:
-      aux_state = listen(aux_state, plain, batch['index'], step)
+    warm = step < warmup_steps
+    if estimates:
+      disagrees = jnp.argmax(logits, axis=-1) != labels
+      aux_state = listen(aux_state, plain, disagrees, batch['index'], step)
     weight_fn = log_weight_fn(aux_state, step)
     rescaled = rescale(logits, labels, weight_fn, normalization=normalization)
-    warm = step < warmup_steps
     loss = jnp.mean(jnp.where(warm, plain, rescaled))
 
-    p = jax.lax.stop_gradient(losses.label_probability(logits, labels))
-    log_w = jnp.where(warm, 0.0, weight_fn(jnp.log(p), jnp.log1p(-p)))
+    log_p = losses.label_log_probabilities(logits, labels)
+    log_w = jnp.where(warm, 0.0, weight_fn(*jax.lax.stop_gradient(log_p)))
     log_total = jax.nn.logsumexp(log_w)
     # How many examples would have the same sum of squared shares.
     effective = jnp.exp(2 * log_total - jax.nn.logsumexp(2 * log_w))
     metrics = _classification.metrics(logits, labels) | {
-      'log_weight_sum': log_total,
-      'effective_share': effective / len(labels),
+      'effective_share': effective / len(labels)
     }
-    if weighting == 'emphasis':
-      metrics |= weight_fn.keywords
-    if estimate_noise:
+    if normalization == 'batch':
+      metrics['log_normalizer'] = log_total
+    if weighting == 'emphasis':  # Which plays no part in the warm-up.
+      for name, value in weight_fn.keywords.items():
+        metrics[name] = jnp.where(warm, jnp.nan, value)
+    if estimates:
       metrics['noise_rate'] = aux_state['noise_rate']
     return loss, (model_state, aux_state, metrics)
 
-  def listen(aux_state, plain, index, step):
-    """Remembers losses while warming up; estimates the noise at the end."""
+  def listen(aux_state, plain, disagrees, index, step):
+    """Remembers while warming up; estimates the noise at the end."""
     warm = step < warmup_steps
-    heard = aux_state['losses'].at[index].set(jax.lax.stop_gradient(plain))
-    heard = jnp.where(warm, heard, aux_state['losses'])
+    heard = aux_state['losses'], aux_state['disagrees']
+    new = jax.lax.stop_gradient(plain), disagrees
+    heard = tuple(
+      jnp.where(warm, memory.at[index].set(rows), memory)
+      for memory, rows in zip(heard, new, strict=True)
+    )
     rate = jax.lax.cond(
       step == warmup_steps,
-      lambda: losses.estimate_noise_rate(heard, where=heard >= 0).rate,
+      lambda: estimate(*heard),
       lambda: aux_state['noise_rate'],
     )
-    return {'losses': heard, 'noise_rate': rate}
+    return {'losses': heard[0], 'disagrees': heard[1], 'noise_rate': rate}
+
+  def estimate(heard, disagrees):
+    """Fraction of wrong labels, or NaN where it cannot be told."""
+    seen = heard >= 0
+    if estimate_noise == 'disagreement':
+      return jnp.mean(disagrees, where=seen)
+    found = losses.estimate_noise_rate(heard, where=seen)
+    return jnp.where(found.separation > 2, found.rate, jnp.nan)
 
   return typing.Objective(
     loss_fn,
     init,
-    log_total=(
-      (lambda metrics: metrics['log_weight_sum'])
-      if normalization == 'batch'
-      else None
-    ),
     example_loss=example_loss,
     learned=lambda aux_state: (
-      {'noise_rate': aux_state['noise_rate']} if estimate_noise else {}
+      {'noise_rate': aux_state['noise_rate']} if estimates else {}
     ),
   )
 
@@ -251,7 +281,8 @@ def published(noise_rate, num_classes: int):
   """Focus and spread that the paper found best at a rate of symmetric noise.
 
   Args:
-    noise_rate: Fraction of wrong labels in [0, 1], a scalar, possibly traced.
+    noise_rate: Fraction of wrong labels in [0, 1], a scalar, possibly traced;
+      NaN, not known, gives `DEFAULT`.
     num_classes: From 50 on the values of CIFAR-100, else of CIFAR-10.
 
   Returns:
@@ -260,7 +291,12 @@ def published(noise_rate, num_classes: int):
   table = MANY_CLASSES if num_classes >= 50 else FEW_CLASSES
   rates = np.array(list(table))
   values = np.array(list(table.values()))
-  return tuple(jnp.interp(noise_rate, rates, column) for column in values.T)
+  return tuple(
+    jnp.where(
+      jnp.isnan(noise_rate), default, jnp.interp(noise_rate, rates, column)
+    )
+    for default, column in zip(DEFAULT, values.T, strict=True)
+  )
 
 
 def _schedule(value, end, warmup_steps, ramp_steps):

@@ -51,9 +51,4 @@ def make(
     metrics = _classification.metrics(logits, larger)
     return jnp.mean(example_losses), (model_state, aux_state, metrics)
 
-  return typing.Objective(
-    loss_fn,
-    example_loss=lambda logits, labels, *_: _classification.cross_entropy(
-      logits, labels
-    ),
-  )
+  return typing.Objective(loss_fn)

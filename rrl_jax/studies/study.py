@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from rrl_jax import train
-from rrl_jax.errors import ConfigError
+from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.studies import table as table_lib
 from rrl_jax.train import workdir as workdir_lib
 
@@ -177,7 +177,12 @@ def _tune(study, name, method, points, root):
       }
       config.interim_steps = 0
       config.transfer = {}
-      results = _run(config, root / 'tuning' / name / str(i), seed)
+      try:
+        results = _run(config, root / 'tuning' / name / str(i), seed)
+      except DivergedError as error:
+        print(f'{name}, point {i}: {error}', flush=True)
+        found.append(-np.inf)
+        continue
       found.append(_at(results, study.select, 'study.select'))
     scores.append(np.mean(found))
   return points[int(np.argmax(scores))]
@@ -205,9 +210,20 @@ def _update(config, fields, where):
   return config
 
 
+def _finished(config, folder):
+  """What was measured, if this very run has been done, without loading data."""
+  workdir = workdir_lib.Workdir(folder)
+  workdir.check_owner(config)
+  if config.total_steps is None or not workdir.results.exists():
+    return None
+  return workdir.read_results(config, config.total_steps)
+
+
 def _run(config, folder, seed):
   """Trains and evaluates once; numbers by name."""
   folder = folder / f'seed{seed}'
-  measurements = train.train_and_evaluate(config, folder, {}, quiet=True)
-  print(f'{folder} done', flush=True)
+  measurements = _finished(config, folder)
+  if measurements is None:
+    measurements = train.train_and_evaluate(config, folder, {}, quiet=True)
+    print(f'{folder} done', flush=True)
   return {name: found.value for name, found in measurements.items()}

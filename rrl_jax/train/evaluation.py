@@ -33,13 +33,15 @@ class Evaluator:
       )
       return logits, out['features']
 
-    def pull(logits, labels, index, aux_state, step):
+    def gradient_norms(logits, labels, index, aux_state, step):
       total = lambda logits: jnp.sum(
         objective.example_loss(logits, labels, index, aux_state, step)
       )
       return jnp.sum(jnp.abs(jax.grad(total)(logits)), axis=-1)
 
-    self._pull = None if objective.example_loss is None else jax.jit(pull)
+    self._gradient_norms = None
+    if objective.example_loss is not None:
+      self._gradient_norms = jax.jit(gradient_norms)
     self._encoder = evals.Encoder(
       apply=apply,
       variables=None,
@@ -60,8 +62,10 @@ class Evaluator:
       train=experiment.data.train,
       test=experiment.data.test,
       tasks=experiment.tasks,
-      pull=self._pull and self._bound_pull(state),
-      learned={name: float(value) for name, value in learned.items()},
+      gradient_norms=self._gradient_norms and self._norms_at(state),
+      learned=workdir_lib.finite(
+        {name: float(value) for name, value in learned.items()}
+      ),
     )
     return evals.run(
       self._encoder.with_variables(variables),
@@ -70,10 +74,10 @@ class Evaluator:
       key=jax.random.fold_in(jax.random.key(experiment.config.seed), 2),
     )
 
-  def _bound_pull(self, state):
-    """How hard examples pull, at this state."""
+  def _norms_at(self, state):
+    """How much examples weigh, at this state."""
     return lambda logits, labels, index: np.asarray(
-      self._pull(logits, labels, index, state.aux_state, state.step)
+      self._gradient_norms(logits, labels, index, state.aux_state, state.step)
     )
 
 
@@ -97,15 +101,21 @@ def evaluate(
   config = experiment.config
   measurements, figures = Evaluator(experiment)(state, config.evals.to_dict())
   measurements |= _best(
-    measurements, metrics_lib.read(workdir.metrics), len(experiment.data.test)
+    measurements,
+    [
+      line
+      for line in metrics_lib.read(workdir.metrics)
+      if line['step'] < int(state.step)
+    ],
+    experiment.data.test,
   )
   if jax.process_index() == 0:
     workdir.write_results(config, int(state.step), measurements, figures)
   return measurements
 
 
-def _best(measurements, lines, num_test):
-  """Test accuracy at the best interim evaluation, beside that at the end."""
+def _best(measurements, lines, test):
+  """Test accuracy at the best evaluation, given those before the end."""
   accuracies = [
     line['test/accuracy'] for line in lines if 'test/accuracy' in line
   ]
@@ -114,9 +124,9 @@ def _best(measurements, lines, num_test):
   best = max(*accuracies, measurements['test/accuracy'].value)
   return {
     'test/best_accuracy': measurement.proportion(
-      round(best * num_test),
-      num_test,
-      f'clean test images, top-1, at the best of {len(accuracies) + 1}'
+      round(best * len(test)),
+      len(test),
+      f'{evals.test_images(test)}, top-1, at the best of {len(accuracies) + 1}'
       ' evaluations while training, chosen by these images themselves:'
       ' optimistic',
     )

@@ -103,6 +103,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       f' known: {", ".join(pipeline.SAMPLING)}'
     )
   optim.make(config.optim, total_steps=100)
+  for field in ('noise', 'abnormal'):
+    if config.data[field].kind == 'none' and config.data[field].rate:
+      raise ConfigError(
+        f'data.{field}.rate={config.data[field].rate}: data.{field}.kind is'
+        ' none'
+      )
   data_lib.check_noise(
     _given(config.data.noise.to_dict()), _given(config.data.abnormal.to_dict())
   )
@@ -169,6 +175,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   total_steps = config.total_steps or max(
     round(config.total_epochs * per_epoch), 1
   )
+  warmup = config.objective.kw.get('warmup_steps', 0)
+  if warmup >= total_steps:
+    raise ConfigError(
+      f'objective.kw.warmup_steps={warmup}: the run has {total_steps} steps'
+    )
   model = _model(config, num_classes=train.num_classes)
   apply_fn = models.apply_fn(model)
   objective = _objective(config, apply_fn, data_spec(config, train))

@@ -92,8 +92,9 @@ def train(
         record(*pending)
       pending = (step, metrics)
       if config.interim_steps and step % config.interim_steps == 0:
+        began = time.monotonic()
         found, _ = evaluator(state, config.interim_evals.to_dict())
-        pending = (step, metrics, found)
+        pending = (step, metrics, found, time.monotonic() - began)
       stopping = stop.requested
       if stopping or step == total or step % config.ckpt_steps == 0:
         record(*pending)  # Nothing is saved before it is known to be finite.
@@ -110,6 +111,7 @@ def train(
 def tampering(experiment: Experiment) -> str:
   """What was done to the training split, in words and counts."""
   fields, train = experiment.config.data, experiment.data.train
+  flipped = fields.noise.kind != 'none'
   said = noise.rates(
     fields.noise.kind,
     fields.noise.rate,
@@ -119,10 +121,14 @@ def tampering(experiment: Experiment) -> str:
     source=train,
   )
   wrong = int(train.truth.flipped.sum())
-  return (
-    f'training split: {said.protocol}, {wrong} of {len(train)} are;'
-    f' {abnormal.describe(train, fields.abnormal.kind)}'
-  )
+  words = [f'{said.protocol}, {wrong} of {len(train)} are'] if flipped else []
+  if fields.abnormal.kind != 'none':
+    words.append(abnormal.describe(train, fields.abnormal.kind))
+  for told in ('noise_rate', 'forget_rate'):
+    rate = experiment.config.objective.kw.get(told)
+    if rate is not None:
+      words.append(f'the objective is told a {told} of {rate:g}')
+  return f'training split: {"; ".join(words)}'
 
 
 def open_checkpoints(
@@ -210,8 +216,10 @@ class _Recorder:
     self._images_per_sec = 0.0
     self._collapsed = 0  # Logged steps in a row with nearly one prediction.
 
-  def __call__(self, step, metrics, found=None):
-    """Takes the metrics of a step, and what was measured after it."""
+  def __call__(self, step, metrics, found=None, seconds=0.0):
+    """Takes the metrics of a step, and what was measured after it, how long."""
+    before, then = self._logged
+    self._logged = (before, then + seconds)  # Evaluation is no training.
     metrics = jax.device_get(metrics)
     for name in ('loss', 'grad_norm', 'param_norm'):
       if not np.isfinite(metrics[name]):

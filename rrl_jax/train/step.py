@@ -130,7 +130,8 @@ def _accumulate(objective, micro_batches, state, batch, key):
   """What `_gradient` gives, from parts of the batch, one after the other.
 
   A part whose gradient was divided by n counts in proportion to n. The sum
-  runs online, as a softmax over the parts does: no n need be small.
+  runs online, as a softmax over the parts does: no n need be small. Metrics
+  are means over the parts.
   """
 
   def cut(rows):  # Part m has every m-th row, so each device keeps its own.
@@ -146,34 +147,31 @@ def _accumulate(objective, micro_batches, state, batch, key):
       rows,
       jax.random.fold_in(key, m),
     )
-    log_total = jnp.zeros(())
-    if objective.log_total is not None:
-      log_total = objective.log_total(metrics)
-    new_total = jnp.logaddexp(total, log_total)
-    share = jnp.exp(log_total - new_total)
+    log_normalizer = metrics.get('log_normalizer', jnp.zeros(()))
+    new_total = jnp.logaddexp(total, log_normalizer)
+    share = jnp.exp(log_normalizer - new_total)
     mean = jax.tree.map(
       lambda old, new: old + share.astype(old.dtype) * (new - old),
       mean,
-      (loss, grads, metrics),
+      (loss, grads),
     )
-    return (new_total, mean, model_state, aux_state), None
+    return (new_total, mean, model_state, aux_state), metrics
 
   parts = jnp.arange(micro_batches), jax.tree.map(cut, dict(batch))
-  shapes = jax.eval_shape(
-    functools.partial(_gradient, objective),
-    state,
-    jax.tree.map(lambda rows: rows[0], parts[1]),
-    key,
+  rows = jax.tree.map(lambda rows: rows[0], parts[1])
+  loss, grads, _ = jax.eval_shape(
+    functools.partial(_gradient, objective), state, rows, key
   )
-  loss, grads, (_, _, metrics) = shapes
   nothing = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (loss, grads, metrics)
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (loss, grads)
   )
   start = jnp.full((), -jnp.inf), nothing, state.model_state, state.aux_state
   # XLA's convolutions crawl inside loops on the CPU.
   unroll = micro_batches if jax.default_backend() == 'cpu' else 1
-  (_, mean, model_state, aux_state), _ = jax.lax.scan(
+  (total, (loss, grads), model_state, aux_state), metrics = jax.lax.scan(
     add, start, parts, unroll=unroll
   )
-  loss, grads, metrics = mean
+  metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+  if 'log_normalizer' in metrics:
+    metrics['log_normalizer'] = total
   return loss, grads, (model_state, aux_state, metrics)

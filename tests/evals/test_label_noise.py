@@ -70,7 +70,7 @@ def test_detection_ranks_by_loss_and_by_weight():
     seen.append((logits.shape, labels.tolist(), index.tolist()))
     return pull[index]
 
-  found = run(noisy_data(pull=pull_of))
+  found = run(noisy_data(gradient_norms=pull_of))
   assert seen == [((8, 3), [0, 0, 1, 1, 2, 1, 2, 0], list(range(8)))]
   # Losses: high for 2, 4, 7, low for the rest. Flipped 2 and 5 against five
   # clean: 2 beats four and ties 4, 5 ties four and loses to 4.
@@ -115,7 +115,7 @@ def test_interim_numbers_need_no_resamples():
   measured = dict(
     label_noise.evaluate(
       ENCODER,
-      noisy_data(pull=pull),
+      noisy_data(gradient_norms=pull),
       key=jax.random.key(0),
       resamples=0,
       suspicious=0,

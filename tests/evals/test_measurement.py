@@ -98,7 +98,7 @@ def test_area_under_roc_equals_the_reference_and_counts_ties_by_half(rng):
   )
   assert found.low < found.value < found.high
   all_ties = lib.area_under_roc(np.zeros(300), positive, 'x')
-  assert all_ties.value == 0.5
+  assert all_ties[:3] == (0.5, 0.5, 0.5)
   apart = lib.area_under_roc(positive.astype(float), positive, 'x')
   assert (apart.value, apart.high) == (1.0, 1.0)
   np.testing.assert_allclose(apart.low, 1 - 3 / positive.sum())

@@ -157,6 +157,9 @@ CALLS = {
     losses.multilevel_probs(3), v.dtype
   ),
   'estimate_noise_rate': lambda r, x, i, v: losses.estimate_noise_rate(r),
+  'label_log_probabilities': lambda r, x, i, v: losses.label_log_probabilities(
+    x, i
+  ),
   'risk_threshold_init': lambda r, x, i, v: losses.risk_threshold_init(v[0]),
   'sinkhorn_dro': lambda r, x, i, v: losses.sinkhorn_dro(
     x, penalty=2.0, epsilon=0.1
@@ -319,6 +322,7 @@ OVER_BATCH = {
   'group_dro',
   'group_dro_update',
   'infonce',
+  'label_log_probabilities',
   'mixup_inputs',
   'mixup_loss',
   'mixup_targets',

@@ -33,6 +33,7 @@ def make(sampling=COUNTS / 100, name='hro', **kw):
     concept_names=CONCEPTS,
     concept_counts=COUNTS,
     sampling_probs=np.asarray(sampling),
+    num_examples=24,
   )
   return objectives.make(name, apply_fn, data=spec, kw=kw)
 

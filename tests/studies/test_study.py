@@ -9,7 +9,7 @@ from scipy import stats
 
 from configs import common, hro
 from rrl_jax import studies
-from rrl_jax.errors import ConfigError
+from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.evals import Measurement
 
 
@@ -211,3 +211,30 @@ def test_a_metric_that_no_run_gives_is_told_at_the_first_that_should(
   with pytest.raises(ConfigError, match='acuracy.*test/accuracy'):
     studies.run(tiny_study(**changes), tmp_path, {})
   assert len(runs) == num_runs
+
+
+def test_a_point_that_diverges_is_not_chosen(runs, tmp_path, monkeypatch):
+  train = studies.study.train.train_and_evaluate
+
+  def run(config, *args, **kw):
+    if config.optim.lr == 0.2:
+      raise DivergedError('loss is nan at step 3')
+    return train(config, *args, **kw)
+
+  monkeypatch.setattr('rrl_jax.train.train_and_evaluate', run)
+  studies.run(tiny_study(), tmp_path, {})
+  table = json.loads((tmp_path / 'table.json').read_text())
+  assert table['chosen']['A'] == {'optim.lr': 0.1}
+
+
+def test_runs_that_are_done_are_not_begun_again(tmp_path, monkeypatch, capsys):
+  studies.run(tiny_study(), tmp_path, {})
+  first = (tmp_path / 'table.json').read_text()
+  (tmp_path / 'table.json').unlink()
+
+  def refuse(*args, **kw):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr('rrl_jax.train.train_and_evaluate', refuse)
+  studies.run(tiny_study(), tmp_path, {})
+  assert (tmp_path / 'table.json').read_text() == first

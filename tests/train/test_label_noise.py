@@ -56,6 +56,7 @@ def test_a_run_is_evaluated_while_it_trains(tmp_path):
   assert lines[6]['test/accuracy'] == found['test/accuracy'].value
   best = max(lines[step]['test/accuracy'] for step in (2, 4, 6))
   assert found['test/best_accuracy'].value == best
+  assert 'of 3 evaluations' in found['test/best_accuracy'].protocol
   assert 'optimistic' in found['test/best_accuracy'].protocol
 
 
@@ -116,12 +117,15 @@ def test_both_rates_are_printed():
   words = loop.tampering(experiment.build(tiny('gr,symmetric_inclusive')))
   assert '0.3 of the labels' in words
   assert '0.225 of all labels are expected to be wrong' in words
-  assert 'no abnormal images' in words
+  assert 'told a noise_rate of 0.27' in words
   words = loop.tampering(experiment.build(tiny('gr,abnormal')))
-  assert '30 of 100 training images replaced' in words
+  assert words.startswith('training split: 30 of 100 training images replaced')
 
 
-def test_held_out_examples_are_as_noisy_as_the_rest():
+def test_held_out_examples_are_as_noisy_as_the_rest_and_called_so(tmp_path):
+  found = run(tmp_path, **{'data.validation': 0.2})
+  for name in ('test/accuracy', 'test/calibration_error'):
+    assert 'partly wrong labels' in found[name].protocol.lower()
   config = tiny()
   config.data.validation = 0.2
   data = experiment.load_data(config)
@@ -134,7 +138,8 @@ def test_held_out_examples_are_as_noisy_as_the_rest():
   'arg', ['co_teaching', 'elr', 'mixup', 'gr,estimate', 'apl']
 )
 def test_every_method_trains_and_is_evaluated(tmp_path, arg):
-  found = run(tmp_path, arg, total_steps=2)
+  warmup = {'objective.kw.warmup_steps': 1} if arg == 'gr,estimate' else {}
+  found = run(tmp_path, arg, total_steps=2, **warmup)
   assert 0 <= found['test/accuracy'].value <= 1
   assert 'fit/flipped_accuracy' in found
 
@@ -184,12 +189,14 @@ def test_a_collapse_is_told_once(tmp_path, capsys):
   [
     ({'data.noise.rate': 1.2}, 'data.noise.rate=1.2'),
     ({'data.noise.kind': 'salt'}, "data.noise.kind='salt'"),
+    ({'data.noise.kind': 'none'}, 'data.noise.rate=0.3: data.noise.kind is'),
+    ({'objective.kw.warmup_steps': 6}, 'warmup_steps=6: the run has 6 steps'),
     ({'interim_steps': -1}, 'interim_steps=-1'),
     (
       {'data.noise.kind': 'asymmetric', 'data.noise.mapping': '9>elephant'},
       'elephant',
     ),
-    ({'objective.kw.focus': -1.0, 'objective.kw.noise_rate': None}, 'focus=-1'),
+    ({'objective.kw.focus': -1.0}, 'focus=-1'),
     ({'interim_evals': {'accuracyy': {}}}, 'accuracyy'),
   ],
 )
