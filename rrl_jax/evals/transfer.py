@@ -78,9 +78,9 @@ def evaluate(
     num_classes = task.train.num_classes
     for probe in probes:
       if probe == 'linear_probe':
-        predicted, how = _linear_probe(
-          train, labels, test, num_classes, l2, tol
-        )
+        w, b, how = logistic_regression(train, labels, num_classes, l2, tol)
+        logits = jnp.asarray(test) @ w + b[None]
+        predicted = np.argmax(np.asarray(logits), axis=-1)
       elif probe == 'svm':
         predicted, how = _svm(train, labels, test, svm_c)
       else:
@@ -106,16 +106,21 @@ def evaluate(
       )
 
 
-def _linear_probe(train, labels, test, num_classes, l2, tol):
-  """Predictions of logistic regression, and how it was fitted."""
+def logistic_regression(
+  train: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, tol: float
+) -> tuple[jax.Array, jax.Array, str]:
+  """Fits the linear probe, see `linear_probe.fit`.
+
+  Returns:
+    ``(w [D, K], b [K], how)``, the last in words, for a protocol.
+  """
   w, b, iterations = linear_probe.fit(
     train, labels, num_classes=num_classes, l2=l2, tol=tol
   )
-  predicted = np.argmax(np.asarray(jnp.asarray(test) @ w + b[None]), axis=-1)
   how = f'logistic regression by L-BFGS, l2={l2:g}, gradient tolerance {tol:g}'
   if iterations >= linear_probe.MAX_ITERATIONS:
     how += f' (not reached in {iterations} iterations)'
-  return predicted, how
+  return w, b, how
 
 
 def _svm(train, labels, test, c):

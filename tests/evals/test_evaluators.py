@@ -366,11 +366,13 @@ def test_all_measurements_are_numbers_within_their_intervals(
   encoder, data, key
 ):
   config = {name: {} for name in evals.names()}
-  config['pgd'] = {'num_steps': 2}
+  config['pgd'] = config['robust_probe'] = {'num_steps': 2}
   found, figures = evals.run(encoder, data, config, key=key)
   for name, m in found.items():
-    top = np.inf if name == 'test/log_loss' else 1
-    assert 0 <= m.low <= m.value <= m.high <= top, name
+    unbounded = name == 'test/log_loss' or name.startswith('bound/')
+    top = np.inf if unbounded else 1
+    bottom = -np.inf if name.endswith('/slack') else 0
+    assert bottom <= m.low <= m.value <= m.high <= top, name
     assert m.protocol.endswith('.')
     assert '\n' not in m.protocol
   assert all(name.startswith('figure/') for name in figures)
