@@ -230,6 +230,24 @@ def test_a_shift_that_the_attack_missed_is_a_violation(rng, key):
   assert np.all(shift[violated] < 0.05)
 
 
+def test_an_image_that_is_wrong_stays_wrong_though_noise_puts_it_right(key):
+  def step(variables, images):
+    features = jnp.where(images.reshape(-1, 1) > 0.5, 1.0, 0.0)
+    return features, features
+
+  def source(pixels, labels):
+    images = np.array(pixels, np.float32).reshape(-1, 1, 1, 1)
+    return Source(images, np.array(labels, np.int32), ('low', 'high'))
+
+  train = source([0.2, 0.8], [0, 1])
+  test = source([0.5] * 20, [1] * 20)
+  data = evals.EvalData(train, test, (evals.Task('t', train, test),))
+  found = run(evals.Encoder(step, {}), data, key)
+  assert found['figure/bound_loss_gap/t'].min() < -1
+  assert found['transfer/t/linear_probe_pgd3_accuracy'] == 0
+  assert found['bound/t/certified_accuracy'] == 0
+
+
 def test_collapsed_features_are_safe_and_useless(key):
   def constant(variables, images):
     zero = 0 * images.reshape(images.shape[0], -1)[:, :3]
