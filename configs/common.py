@@ -57,6 +57,14 @@ def base() -> ConfigDict:
   config.data.augment.crop = 0  # Pad by so many pixels, crop back at random.
   config.data.augment.flip = False  # Mirror half of the images.
   config.data.augment.resized_crop = 0  # Output size; 0 is off.
+  config.data.augment.scale = (0.08, 1.0)  # Its area, of the image's.
+  config.data.augment.ratio = (3 / 4, 4 / 3)  # Its width over its height.
+  config.data.augment.jitter = 0.0  # Strength of the colour jitter, to 1.25.
+  config.data.augment.jitter_probability = 0.8
+  config.data.augment.grayscale = 0.0  # Probabilities, of this and the next.
+  config.data.augment.blur = 0.0
+  config.data.augment.solarize = 0.0
+  config.data.augment.views = 0  # Augmentations in batch['views']; 0 none.
 
   config.model = ConfigDict()
   config.model.name = 'mlp'  # A module of rrl_jax.models.

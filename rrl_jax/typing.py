@@ -16,7 +16,8 @@ Params = Any  # Trained weights: a pytree of float arrays.
 ModelState = Any  # What the network carries besides: BatchNorm statistics.
 AuxState = Any  # What the adversary learns: concept weights, duals, teachers.
 Batch = Mapping[str, jax.Array]  # 'image' [B, H, W, C] in [0, 1], 'label' [B],
-#                                  'concept' [B], 'index' [B] (example id).
+#                                  'concept' [B], 'index' [B] (example id),
+#                                  perhaps 'views' [B, V, H, W, C].
 Metrics = dict[str, jax.Array]  # By name: a scalar, or one a concept, [K].
 
 LossFn = Callable[[jax.Array], jax.Array]  # Images -> loss of each, [B].
@@ -85,6 +86,7 @@ class Objective:
     num_networks: Networks that train each other. From two on, every leaf of
       ``params`` and ``model_state`` has a leading axis of them; the first is
       the one evaluated.
+    num_views: Augmentations of an image that ``batch['views']`` has to hold.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
@@ -95,6 +97,7 @@ class Objective:
   example_loss: Callable[..., jax.Array] | None = None
   learned: Callable[[AuxState], dict[str, jax.Array]] = lambda aux_state: {}
   num_networks: int = 1
+  num_views: int = 0
 
   def __call__(self, params, model_state, aux_state, batch, key, step):
     """Calls ``loss_fn``."""

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from configs import common, erm, gr, hro
+from configs import common, erm, gr, hro, simclr, tarrl
 from configs.studies import gr as gr_study
 from configs.studies import hro as hro_study
 from rrl_jax import models
@@ -35,6 +35,14 @@ CONFIGS = {
   for arg in ('digits', 'fashion_mnist,balanced', 'cifar10')
 }
 CONFIGS |= {f'gr:{arg}': (gr, arg) for arg in GR}
+CONFIGS |= {
+  f'tarrl:{arg}': (tarrl, arg)
+  for arg in ('digits', 'fashion_mnist,labels', 'cifar10', 'imagenet')
+}
+CONFIGS |= {
+  f'simclr:{arg}': (simclr, arg)
+  for arg in ('digits', 'supcon', 'fashion_mnist,cross_entropy', 'imagenet')
+}
 
 
 def on_mock_data(config: ConfigDict) -> ConfigDict:
@@ -61,6 +69,8 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
     config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
   if config.data.augment.resized_crop:
     config.data.augment.resized_crop = 32
+  if config.objective.kw.get('warmup_steps'):
+    config.objective.kw.warmup_steps = 1
   config.batch_size = 8
   config.total_steps = 2
   return config
@@ -103,6 +113,7 @@ def test_a_config_takes_one_step_on_mock_data(name):
     (hro, 'hro,imagenet'),
     (gr, 'cifar100,estimate'),
     (gr, 'clothing1m'),
+    (tarrl, 'cifar10'),
   ],
 )
 def test_paper_scale_lowers_for_tpu_and_cuda(module, arg):

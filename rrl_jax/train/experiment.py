@@ -124,7 +124,18 @@ def check(config: ml_collections.ConfigDict) -> None:
     sampling_probs=np.array([0.5, 0.5]),
     num_examples=2,
   )
-  _objective(config, models.apply_fn(model), spec)
+  objective = _objective(config, models.apply_fn(model), spec)
+  views = config.data.augment.views
+  if objective.num_views > views:
+    raise ConfigError(
+      f'data.augment.views={views}: the objective {config.objective.name}'
+      f' needs {objective.num_views}'
+    )
+  if objective.num_views and config.micro_batches > 1:
+    raise ConfigError(
+      f'micro_batches={config.micro_batches}: the objective'
+      f' {config.objective.name} compares all examples of a batch'
+    )
 
 
 def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
@@ -187,11 +198,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   if objective.num_networks > 1:
     tx = optim.per_network(tx)
   augmentation = config.data.augment.to_dict()
+  num_views = augmentation.pop('views')
   root = jax.random.key(config.seed)
 
   def prepare(batch, key):
     images = augment.to_float(batch['image'])
-    return batch | {'image': augment.augment(images, key, **augmentation)}
+    if not num_views:
+      return batch | {'image': augment.augment(images, key, **augmentation)}
+    views = augment.views(images, key, num_views, **augmentation)
+    return batch | {'image': views[:, 0], 'views': views}
 
   def init(key):
     return step_lib.init(
@@ -199,7 +214,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       model_init=lambda key: models.init(model, key, image_shape),
       objective=objective,
       tx=tx,
-      batch=abstract_batch(config.batch_size, image_shape),
+      batch=abstract_batch(config.batch_size, image_shape, num_views),
       ema=config.optim.ema_decay > 0,
     )
 
@@ -211,6 +226,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   try:  # Shapes tell what is wrong with a field before any work.
     jax.eval_shape(prepare, given, key)
     jax.eval_shape(init, key)
+  except ConfigError:
+    raise
   except (TypeError, ValueError) as error:
     text = ' '.join(str(error).split())
     raise ConfigError(f'images of shape {train.image_shape}: {text}') from error
@@ -246,11 +263,18 @@ def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
   )
 
 
-def abstract_batch(batch_size: int, image_shape) -> typing.Batch:
+def abstract_batch(
+  batch_size: int, image_shape, num_views: int = 0
+) -> typing.Batch:
   """Shapes of the batch that an objective sees."""
   rows = jax.ShapeDtypeStruct((batch_size,), np.int32)
   image = jax.ShapeDtypeStruct((batch_size, *image_shape), np.float32)
-  return {'image': image, 'label': rows, 'concept': rows, 'index': rows}
+  batch = {'image': image, 'label': rows, 'concept': rows, 'index': rows}
+  if num_views:
+    batch['views'] = jax.ShapeDtypeStruct(
+      (batch_size, num_views, *image_shape), np.float32
+    )
+  return batch
 
 
 def _target(config, name):

@@ -1,0 +1,157 @@
+r"""Task-agnostic robust representations: features that no attack moves far.
+
+.. math:: L_{\mathrm{base}} + \lambda\, \frac1B \sum_i
+          \max_{x' \in B(x_i)} D\big(f(x_i), f(x')\big)
+
+The second term knows no labels and no task. For any head with a K-Lipschitz
+loss the adversarial loss exceeds the clean one by at most K times its l2 form
+(`losses.adversarial_loss_bound`), so that clean loss and this term together
+bound the adversarial loss on every task.
+
+References:
+  Nguyen, Lim, Torr, `Task-Agnostic Robust Representation Learning
+  <https://arxiv.org/abs/2203.07596>`_, 2022. Only the abstract could be read:
+  this objective is derived from it and is not the paper's algorithm; no
+  setting here is the paper's.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rrl_jax import attacks, losses, typing
+from rrl_jax.objectives import _contrast
+
+DISTANCES = ('sq_l2', 'l2', 'cosine', 'unit_l2', 'kl')
+LAYERS = ('features', 'embedding', 'logits')
+STOPS = ('none', 'clean', 'adversarial')
+NORMS = ('linf', 'l2', 'l1')
+
+
+def make(
+  apply_fn: typing.ApplyFn,
+  *,
+  data: typing.DataSpec | None = None,
+  base: str = 'simclr',
+  temperature: float = 0.5,
+  strength: float = 1.0,
+  distance: str = 'unit_l2',
+  layer: str = 'features',
+  stop: str = 'none',
+  epsilon: float = 8 / 255,
+  norm: str = 'linf',
+  inner_steps: int = 5,
+  inner_step_size: float | None = None,
+  attack_train_mode: bool = False,
+  ramp_steps: int = 0,
+) -> typing.Objective:
+  """Returns the TARRL objective on two views (``data.augment.views=2``).
+
+  The first view of each image is attacked. The attack starts at a random
+  point of the ball, for at the image itself the gradient of every distance
+  vanishes.
+
+  Args:
+    apply_fn: The network; ``model.kw.embedding_dim`` gives it a projector.
+    data: Not used; every objective takes it.
+    base: What keeps features apart: 'simclr', 'supcon' or 'cross_entropy'.
+    temperature: Of the first two, positive.
+    strength: The weight lambda, at least 0; 0 leaves the attack out.
+    distance: D, one of `DISTANCES`. Shrinking all features shrinks 'sq_l2' and
+      'l2' while a head grows to match: 'unit_l2' and 'cosine' see directions
+      only.
+    layer: What is held still: 'features' (what a probe reads, of which the
+      bound speaks), 'embedding' or 'logits'.
+    stop: The side without gradient: 'clean', 'adversarial' or 'none'.
+    epsilon: Radius of the ball in units of images in [0, 1], at most 1 for
+      'linf'.
+    norm: 'linf', 'l2' or 'l1'.
+    inner_steps: Gradient steps of the attack.
+    inner_step_size: Of each; None takes 2.5 epsilon / inner_steps, and epsilon
+      for one step.
+    attack_train_mode: Whether BatchNorm normalises by the batch while
+      attacking, as in the step that follows, or by its averages.
+    ramp_steps: Steps over which the weight rises from 0.
+
+  Raises:
+    ValueError: A value does not exist or is out of range.
+  """
+  del data
+  base_loss = _contrast.base(base, temperature=temperature)
+  for name, value, known in (
+    ('distance', distance, DISTANCES),
+    ('layer', layer, LAYERS),
+    ('stop', stop, STOPS),
+    ('norm', norm, NORMS),
+  ):
+    if value not in known:
+      raise ValueError(f'{name}={value!r}; known: {", ".join(known)}')
+  if not 0 <= strength < float('inf'):
+    raise ValueError(f'strength={strength} is not in [0, inf)')
+  if not 0 < epsilon < float('inf') or (norm == 'linf' and epsilon > 1):
+    raise ValueError(
+      f'epsilon={epsilon} is not in (0, {"1]" if norm == "linf" else "inf)"},'
+      ' in units of images in [0, 1]'
+    )
+  if inner_steps < 1:
+    raise ValueError(f'inner_steps={inner_steps} is not positive')
+  if ramp_steps < 0:
+    raise ValueError(f'ramp_steps={ramp_steps} is negative')
+  if inner_step_size is None:
+    inner_step_size = epsilon * min(2.5 / inner_steps, 1.0)
+  if not 0 < inner_step_size < float('inf'):
+    raise ValueError(f'inner_step_size={inner_step_size} is not positive')
+  shift = functools.partial(losses.feature_shift, distance=distance)
+  pick = lambda logits, out: logits if layer == 'logits' else out[layer]
+
+  def attack(params, model_state, images, clean, key):
+    """The images whose features lie furthest from the clean ones."""
+    params, model_state = jax.lax.stop_gradient((params, model_state))
+
+    def features_fn(points):
+      (logits, out), _ = apply_fn(
+        params, model_state, points, train=attack_train_mode
+      )
+      return pick(logits, out)
+
+    if not attack_train_mode:  # The clean features in the attack's mode.
+      clean = features_fn(images)
+    return attacks.pgd(
+      attacks.feature_shift_objective(features_fn, clean, distance=shift),
+      key,
+      images,
+      epsilon=epsilon,
+      step_size=inner_step_size,
+      num_steps=inner_steps,
+      norm=norm,
+    )
+
+  def loss_fn(params, model_state, aux_state, batch, key, step):
+    images = _contrast.two_views(batch)
+    (logits, out), new_state = apply_fn(params, model_state, images, train=True)
+    loss, metrics = base_loss(logits, out, batch['label'])
+    if strength:
+      size = len(batch['label'])
+      clean, first = pick(logits, out)[:size], images[:size]
+      moved = attack(params, model_state, first, clean, key)
+      (logits, out), new_state = apply_fn(params, new_state, moved, train=True)
+      adversarial = pick(logits, out)
+      if stop == 'clean':
+        clean = jax.lax.stop_gradient(clean)
+      elif stop == 'adversarial':
+        adversarial = jax.lax.stop_gradient(adversarial)
+      penalty = jnp.mean(shift(clean, adversarial))
+      weight = strength
+      if ramp_steps:
+        weight = strength * jnp.minimum(step / ramp_steps, 1.0)
+      metrics |= {
+        'base_loss': loss,
+        'feature_shift': penalty,
+        'strength': jnp.asarray(weight, jnp.float32),
+        'pixel_shift': jnp.mean(jnp.abs(moved - first)),
+      }
+      loss = loss + weight * penalty
+    return loss, (new_state, aux_state, metrics)
+
+  return typing.Objective(loss_fn, num_views=2)
