@@ -39,6 +39,7 @@ def get_config(arg: str | None = None):
     'strength': 1.0,  # lambda; 0 is the base loss alone.
     'distance': 'unit_l2',  # sq_l2, l2, cosine, unit_l2, kl.
     'layer': 'features',  # features, embedding, logits.
+    'standardise': True,  # As a head does that reads them.
     'stop': 'none',  # The side without gradient: clean, adversarial.
     'epsilon': 8 / 255,
     'norm': 'linf',  # linf, l2, l1.

@@ -38,6 +38,7 @@ def make(
   strength: float = 1.0,
   distance: str = 'unit_l2',
   layer: str = 'features',
+  standardise: bool = True,
   stop: str = 'none',
   epsilon: float = 8 / 255,
   norm: str = 'linf',
@@ -58,11 +59,13 @@ def make(
     base: What keeps features apart: 'simclr', 'supcon' or 'cross_entropy'.
     temperature: Of the first two, positive.
     strength: The weight lambda, at least 0; 0 leaves the attack out.
-    distance: D, one of `DISTANCES`. Shrinking all features shrinks 'sq_l2' and
-      'l2' while a head grows to match: 'unit_l2' and 'cosine' see directions
-      only.
+    distance: D, one of `DISTANCES`.
     layer: What is held still: 'features' (what a probe reads, of which the
       bound speaks), 'embedding' or 'logits'.
+    standardise: Whether features are centred by the batch's mean and divided
+      by their root mean square distance from it, before D. Otherwise the
+      network may shrink all features ('sq_l2', 'l2') or add a constant to them
+      ('unit_l2', 'cosine') and be no more robust to a head that undoes it.
     stop: The side without gradient: 'clean', 'adversarial' or 'none'.
     epsilon: Radius of the ball in units of images in [0, 1], at most 1 for
       'linf'.
@@ -105,6 +108,14 @@ def make(
   shift = functools.partial(losses.feature_shift, distance=distance)
   pick = lambda logits, out: logits if layer == 'logits' else out[layer]
 
+  def scaled_by(clean):
+    """Features as a head that standardises sees them."""
+    if not standardise:
+      return lambda features: features
+    mean = jnp.mean(clean, axis=0, keepdims=True)
+    square = jnp.mean(jnp.sum(jnp.square(clean - mean), axis=-1))
+    return lambda features: (features - mean) / jnp.sqrt(square + 1e-12)
+
   def attack(params, model_state, images, clean, key):
     """The images whose features lie furthest from the clean ones."""
     params, model_state = jax.lax.stop_gradient((params, model_state))
@@ -117,8 +128,11 @@ def make(
 
     if not attack_train_mode:  # The clean features in the attack's mode.
       clean = features_fn(images)
+    scale = scaled_by(jax.lax.stop_gradient(clean))
     return attacks.pgd(
-      attacks.feature_shift_objective(features_fn, clean, distance=shift),
+      attacks.feature_shift_objective(
+        lambda points: scale(features_fn(points)), scale(clean), distance=shift
+      ),
       key,
       images,
       epsilon=epsilon,
@@ -136,7 +150,8 @@ def make(
       clean, first = pick(logits, out)[:size], images[:size]
       moved = attack(params, model_state, first, clean, key)
       (logits, out), new_state = apply_fn(params, new_state, moved, train=True)
-      adversarial = pick(logits, out)
+      scale = scaled_by(clean)
+      clean, adversarial = scale(clean), scale(pick(logits, out))
       if stop == 'clean':
         clean = jax.lax.stop_gradient(clean)
       elif stop == 'adversarial':

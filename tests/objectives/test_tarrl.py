@@ -8,6 +8,7 @@ import pytest
 from configs import simclr, tarrl
 from rrl_jax import losses, objectives
 from rrl_jax.errors import ConfigError
+from rrl_jax.objectives import tarrl as tarrl_objective
 from rrl_jax.train import experiment
 from rrl_jax.typing import DataSpec
 
@@ -93,11 +94,43 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
 ):
   one = params | {'in': params['in'].at[:, 1:].set(0)}
   _, _, _, metrics = run(
-    make(distance='l2', epsilon=0.05, inner_steps=10, strength=0.5), one, batch
+    make(
+      distance='l2',
+      epsilon=0.05,
+      inner_steps=10,
+      strength=0.5,
+      standardise=False,
+    ),
+    one,
+    batch,
   )
   # Pixels lie in [0.3, 0.7]: no bound is met.
   expected = 0.05 * jnp.sum(jnp.abs(one['in'][:, 0]))
   close(metrics['feature_shift'], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('distance', ['sq_l2', 'l2', 'cosine', 'unit_l2'])
+def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
+  params, batch, distance
+):
+  def disguised(params, model_state, images, *, train):
+    (logits, out), model_state = apply_fn(
+      params, model_state, images, train=train
+    )
+    out = out | {'features': 0.01 * out['features'] + 3.0}
+    return (logits, out), model_state
+
+  shifts = {}
+  for standardise in (True, False):
+    for network in (apply_fn, disguised):
+      objective = tarrl_objective.make(
+        network, distance=distance, standardise=standardise
+      )
+      shifts[standardise, network] = run(objective, params, batch)[3][
+        'feature_shift'
+      ]
+  close(shifts[True, disguised], shifts[True, apply_fn], rtol=1e-2)
+  assert shifts[False, disguised] < 0.1 * shifts[False, apply_fn]
 
 
 def test_the_penalty_is_added_with_its_strength(params, batch):
