@@ -46,6 +46,13 @@ _GROUPS = {  # Prefix -> (title, what its numbers are).
     'ones for the average precision.',
   ),
   'transfer': ('Transfer to target tasks', ''),
+  'bound': (
+    'The bound of a task-agnostic representation',
+    'The loss under attack is at most the clean loss plus the Lipschitz '
+    'constant of the head times the largest shift of the features. Shifts '
+    'are found by an attack, so that the bound is estimated from below; a '
+    'violation says that this attack was too weak.',
+  ),
   'robust': ('Under attack', ''),
   'groups': ('Groups', ''),
   'coarse_to_fine': ('From coarse to fine labels', ''),
@@ -111,7 +118,10 @@ def measurements(
 
 def _unit(name, values):
   """What a number is: share, area, nats, points, or just a number."""
-  if name.endswith('log_loss'):
+  what = name.rpartition('/')[2]
+  if name.startswith('bound/') and what in ('feature_shift', 'lipschitz'):
+    return 'number'
+  if what.endswith('_loss') or what in ('bound', 'slack'):
     return 'nats'
   if name == 'noise/estimate_error':
     return 'points'
