@@ -9,11 +9,10 @@ import optax
 
 from rrl_jax import attacks, losses
 from rrl_jax.data import augment
-from rrl_jax.errors import ConfigError
-from rrl_jax.evals import linear_probe, measurement, pgd, rules, transfer
+from rrl_jax.evals import linear_head, measurement, pgd, rules, transfer
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose
+from rrl_jax.evals.task import EvalData, choose, choose_training
 
 _OF_PGD = ('epsilon', 'step_size', 'norm', 'num_steps', 'num_examples')
 _OF_TRANSFER = ('l2', 'tol', 'num_train')
@@ -41,10 +40,10 @@ def evaluate(
 ) -> Iterator[tuple[str, Measurement | np.ndarray]]:
   r"""Attacks the linear probe of each target task through the encoder.
 
-  The probe is that of `transfer`, fitted on clean features: with the same key,
-  or where ``num_train`` takes all, on the same examples. Its standardisation
-  is folded into its weights, so that it is a linear head W on the encoder's own
-  features f and the bound of a task-agnostic representation speaks about it,
+  The probe is that of `transfer`, fitted on clean features of the same
+  examples. Its standardisation is folded into its weights, so that it is a
+  linear head W on the encoder's own features f and the bound of a
+  task-agnostic representation speaks about it,
 
   .. math:: L_\mathrm{adv} \le L_\mathrm{clean} + K R, \quad
             K = \max_{y,j} \|w_y - w_j\|, \quad
@@ -59,8 +58,8 @@ def evaluate(
   Args:
     encoder: What is evaluated; it stays frozen.
     data: ``tasks`` are attacked one after the other.
-    key: Chooses examples, and the random starts, which belong to an example
-      and not to its batch.
+    key: Chooses test examples, and the random starts, which belong to an
+      example and not to its batch.
     epsilon: Radius of the ball, in units of images in [0, 1].
     step_size: Of each step of both attacks; None takes 2.5 epsilon /
       num_steps (Madry et al., 2018).
@@ -68,8 +67,8 @@ def evaluate(
     num_steps: Gradient steps of both attacks; names the measurement.
     l2: Penalty of the linear probe, see `linear_probe.fit`.
     tol: Gradient tolerance of the linear probe.
-    num_train: Training examples used of each task, chosen at random; 0 for
-      all.
+    num_train: Training examples used of each task, see `choose_training`; 0
+      for all.
     num_examples: Test examples attacked of each task; 0 for all.
 
   Yields:
@@ -103,13 +102,9 @@ def evaluate(
   rules.check('robust_probe', RULES, values)
   if step_size is None:
     step_size = 2.5 * epsilon / num_steps
-  # As `transfer` chooses them.
-  fitted = [
-    choose(jax.random.fold_in(key, i), len(task.train), num_train)
-    for i, task in enumerate(data.tasks)
-  ]
+  fitted = [choose_training(task, num_train) for task in data.tasks]
   for task, chosen in zip(data.tasks, fitted, strict=True):
-    _refuse_one_class(task, chosen)
+    linear_head.refuse_one_class('robust_probe', task, chosen)
   test_key, loss_key, shift_key = jax.random.split(
     jax.random.fold_in(key, _ATTACKS), 3
   )
@@ -157,7 +152,7 @@ def evaluate(
   said = f'attacked end to end by {attack}, cross-entropy'
   accuracies = []
   for i, (task, chosen) in enumerate(zip(data.tasks, fitted, strict=True)):
-    w, b, how = _probe(
+    w, b, how = linear_head.fit(
       encoder.predict(task.train.images)[1][chosen],
       task.train.labels[chosen],
       task.train.num_classes,
@@ -220,30 +215,6 @@ def evaluate(
         'and after the attack',
       ),
     )
-
-
-def _refuse_one_class(task, chosen):
-  """Raises ConfigError where the probe of a task has nothing to tell apart."""
-  found = np.unique(task.train.labels[chosen])
-  if found.size == 1:
-    raise ConfigError(
-      f'evals.robust_probe: the {len(chosen)} training examples of task '
-      f'{task.name} are all of class {task.train.class_names[found[0]]}; a '
-      'probe needs two classes'
-    )
-
-
-def _probe(features, labels, num_classes, l2, tol):
-  """The probe of standardised features, as weights of the features as is."""
-  mean = np.mean(features, axis=0, dtype=np.float64)
-  # One above the mean is one over the standard deviation.
-  standardised, scale = linear_probe.standardise(features, mean[None] + 1)
-  w, b, how = transfer.logistic_regression(
-    standardised, labels, num_classes, l2, tol
-  )
-  w = np.asarray(w, np.float64) * scale.T
-  b = np.asarray(b, np.float64) - mean @ w
-  return w.astype(np.float32), b.astype(np.float32), how
 
 
 def _bound(task, w, logits, labels, clean, adv, shift, on, attack):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import NamedTuple
+import zlib
 
 import jax
 import numpy as np
@@ -65,3 +66,20 @@ def choose(key: jax.Array, size: int, num_examples: int) -> np.ndarray:
     return np.arange(size)
   chosen = np.asarray(jax.random.permutation(key, size))[:num_examples]
   return np.sort(chosen).astype(np.int64)
+
+
+def choose_training(task: Task, num_train: int) -> np.ndarray:
+  """Chooses the training examples of a target task.
+
+  The draw follows from the task's name and size alone, so that all evaluators
+  with one ``num_train`` fit on the same examples, whatever the run's seed.
+
+  Args:
+    task: The target task.
+    num_train: How many to take; 0, or as many as there are, takes all.
+
+  Returns:
+    Sorted int64 indices ``[n]``.
+  """
+  key = jax.random.key(zlib.crc32(task.name.encode()))
+  return choose(key, len(task.train), num_train)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrl_jax.evals import knn, linear_probe, measurement, rules
+from rrl_jax.evals import knn, linear_head, linear_probe, measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose
+from rrl_jax.evals.task import EvalData, choose_training
 
 PROBES = ('linear_probe', 'svm', 'knn')
 RULES = {
@@ -42,14 +42,14 @@ def evaluate(
   Args:
     encoder: What is evaluated; it stays frozen.
     data: ``tasks`` are solved one after the other.
-    key: Chooses training examples where ``num_train`` limits them.
+    key: Not used: nothing here is random.
     probes: Some of `PROBES`.
     l2: Penalty of the linear probe, see `linear_probe.fit`.
     tol: Gradient tolerance of the linear probe.
     svm_c: scikit-learn's C of the linear SVM.
     k: Neighbours of kNN.
-    num_train: Training examples used of each task, chosen at random; 0 for
-      all. The SVM takes minutes on many more than the default.
+    num_train: Training examples used of each task, see `choose_training`; 0
+      for all. The SVM takes minutes on many more than the default.
 
   Yields:
     ``transfer/<probe>_accuracy``, the mean over tasks, and
@@ -69,8 +69,8 @@ def evaluate(
   rules.check('transfer', RULES, values)
   found: dict[str, list[Measurement]] = {probe: [] for probe in probes}
   said = {}
-  for i, task in enumerate(data.tasks):
-    chosen = choose(jax.random.fold_in(key, i), len(task.train), num_train)
+  for task in data.tasks:
+    chosen = choose_training(task, num_train)
     _, train = encoder.predict(task.train.images)
     _, test = encoder.predict(task.test.images)
     train, test = linear_probe.standardise(train[chosen], test)
@@ -78,7 +78,9 @@ def evaluate(
     num_classes = task.train.num_classes
     for probe in probes:
       if probe == 'linear_probe':
-        w, b, how = logistic_regression(train, labels, num_classes, l2, tol)
+        w, b, how = linear_head.logistic_regression(
+          train, labels, num_classes, l2, tol
+        )
         logits = jnp.asarray(test) @ w + b[None]
         predicted = np.argmax(np.asarray(logits), axis=-1)
       elif probe == 'svm':
@@ -104,23 +106,6 @@ def evaluate(
         f'transfer/{probe}_accuracy',
         measurement.mean(parts, said[probe]),
       )
-
-
-def logistic_regression(
-  train: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, tol: float
-) -> tuple[jax.Array, jax.Array, str]:
-  """Fits the linear probe, see `linear_probe.fit`.
-
-  Returns:
-    ``(w [D, K], b [K], how)``, the last in words, for a protocol.
-  """
-  w, b, iterations = linear_probe.fit(
-    train, labels, num_classes=num_classes, l2=l2, tol=tol
-  )
-  how = f'logistic regression by L-BFGS, l2={l2:g}, gradient tolerance {tol:g}'
-  if iterations >= linear_probe.MAX_ITERATIONS:
-    how += f' (not reached in {iterations} iterations)'
-  return w, b, how
 
 
 def _svm(train, labels, test, c):

@@ -1,0 +1,86 @@
+"""The standard linear probe as a linear head on an encoder's own features."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rrl_jax.errors import ConfigError
+from rrl_jax.evals import linear_probe
+from rrl_jax.evals.task import Task
+
+
+class LinearHead(NamedTuple):
+  """Logits ``features @ w + b``, and how they were fitted.
+
+  Attributes:
+    w: Weights, float32 ``[D, K]``.
+    b: Biases, float32 ``[K]``.
+    how: How it was fitted, in words, for a protocol.
+  """
+
+  w: np.ndarray
+  b: np.ndarray
+  how: str
+
+
+def fit(
+  features: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  l2: float,
+  tol: float,
+) -> LinearHead:
+  """Fits the probe of standardised features as weights of the features.
+
+  Args:
+    features: As the encoder gives them, ``[N, D]``.
+    labels: Integers ``[N]``.
+    num_classes: Number of classes K.
+    l2: Penalty, see `linear_probe.fit`.
+    tol: Gradient tolerance, see `linear_probe.fit`.
+
+  Returns:
+    The head; mean and standard deviation are folded into its weights.
+  """
+  mean = np.mean(features, axis=0, dtype=np.float64)
+  # One above the mean is one over the standard deviation.
+  standardised, scale = linear_probe.standardise(features, mean[None] + 1)
+  w, b, how = logistic_regression(standardised, labels, num_classes, l2, tol)
+  w = np.asarray(w, np.float64) * scale.T
+  b = np.asarray(b, np.float64) - mean @ w
+  return LinearHead(w.astype(np.float32), b.astype(np.float32), how)
+
+
+def logistic_regression(
+  train: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, tol: float
+) -> tuple[jax.Array, jax.Array, str]:
+  """Fits the linear probe, see `linear_probe.fit`.
+
+  Returns:
+    ``(w [D, K], b [K], how)``, the last in words, for a protocol.
+  """
+  w, b, iterations = linear_probe.fit(
+    train, labels, num_classes=num_classes, l2=l2, tol=tol
+  )
+  how = f'logistic regression by L-BFGS, l2={l2:g}, gradient tolerance {tol:g}'
+  if iterations >= linear_probe.MAX_ITERATIONS:
+    how += f' (not reached in {iterations} iterations)'
+  return w, b, how
+
+
+def refuse_one_class(evaluator: str, task: Task, chosen: np.ndarray) -> None:
+  """Raises ConfigError where a head has nothing to tell apart.
+
+  Args:
+    evaluator: Name of the evaluator.
+    task: The target task.
+    chosen: Its training examples that are used.
+  """
+  found = np.unique(task.train.labels[chosen])
+  if found.size == 1:
+    raise ConfigError(
+      f'evals.{evaluator}: the {len(chosen)} training examples of task '
+      f'{task.name} are all of class {task.train.class_names[found[0]]}; a '
+      'probe needs two classes'
+    )
