@@ -73,8 +73,10 @@ def base() -> ConfigDict:
       'widths': optional(tuple),  # mlp, cnn.
       'activation': optional(str),
       'stem': optional(str),  # resnet: cifar, imagenet.
+      'dual_norm': optional(bool),  # resnet: BatchNorms for attacked images.
       'patch_size': optional(int),  # vit.
       'embedding_dim': optional(int),  # 0: the features.
+      'predictor': optional(bool),  # Predicts embeddings, as BYOL does.
       'dtype': optional(str),  # float32, bfloat16.
     }
   )

@@ -34,11 +34,14 @@ class ApplyFn(Protocol):
     images: jax.Array,
     *,
     train: bool,
+    adversarial: bool = False,
   ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], ModelState]:
     """Returns ``((logits [B, K], out), model_state)``.
 
     ``out['features']`` is the penultimate vector and ``out['embedding']`` the
     projected one; ``model_state`` comes back changed only when training.
+    ``adversarial`` chooses the BatchNorms of attacked images, where a network
+    has two sets.
     """
 
 
@@ -87,6 +90,8 @@ class Objective:
       ``params`` and ``model_state`` has a leading axis of them; the first is
       the one evaluated.
     num_views: Augmentations of an image that ``batch['views']`` has to hold.
+    eval_adversarial: Whether evaluations take the BatchNorms of attacked
+      images, where the network has two sets.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
@@ -98,6 +103,7 @@ class Objective:
   learned: Callable[[AuxState], dict[str, jax.Array]] = lambda aux_state: {}
   num_networks: int = 1
   num_views: int = 0
+  eval_adversarial: bool = False
 
   def __call__(self, params, model_state, aux_state, batch, key, step):
     """Calls ``loss_fn``."""

@@ -126,17 +126,18 @@ def apply_fn(model: nn.Module) -> typing.ApplyFn:
     model: Result of `make`.
 
   Returns:
-    ``(params, model_state, images, *, train) ->
+    ``(params, model_state, images, *, train, adversarial=False) ->
     ((logits [B, K], out), model_state)``; the state comes back as it was
-    unless ``train``.
+    unless ``train``. ``adversarial`` chooses the second set of BatchNorms
+    where the network has two, and nothing where it has not.
   """
+  dual = getattr(model, 'dual_norm', False)
 
-  def apply(params, model_state, images, *, train):
+  def apply(params, model_state, images, *, train, adversarial=False):
     variables = {'params': params, **model_state}
+    kw = {'train': train} | ({'adversarial': adversarial} if dual else {})
     if train and model_state:
-      return model.apply(
-        variables, images, train=True, mutable=list(model_state)
-      )
-    return model.apply(variables, images, train=train), model_state
+      return model.apply(variables, images, mutable=list(model_state), **kw)
+    return model.apply(variables, images, **kw), model_state
 
   return apply

@@ -30,6 +30,8 @@ class Network(nn.Module):
     num_classes: Number of logits K.
     embedding_dim: Size of the projected vector; 0 takes the features as they
       are.
+    predictor: Whether ``out['prediction']``, another two-layer head, is there:
+      the embedding as predicted from the embedding (Grill et al., 2020).
     mean: Subtracted from the image, a number or one a channel.
     std: Divides the centred image, a number or one a channel.
     dtype: Of the computation, float32 or bfloat16; weights, features,
@@ -38,6 +40,7 @@ class Network(nn.Module):
 
   num_classes: int
   embedding_dim: int = 0
+  predictor: bool = False
   mean: Any = 0.5
   std: Any = 0.5
   dtype: str = 'float32'
@@ -95,7 +98,13 @@ class Network(nn.Module):
         jax.nn.relu(hidden)
       )
     logits = nn.Dense(self.num_classes, name='head')(features)
-    return logits, {'features': features, 'embedding': embedding}
+    out = {'features': features, 'embedding': embedding}
+    if self.predictor:
+      hidden = nn.Dense(features.shape[-1], name='prediction_hidden')(embedding)
+      out['prediction'] = nn.Dense(embedding.shape[-1], name='prediction')(
+        jax.nn.relu(hidden)
+      )
+    return logits, out
 
 
 def require(ok: bool, field: str, value: Any, rule: str) -> None:

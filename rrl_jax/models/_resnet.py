@@ -19,6 +19,8 @@ class ResNet(_layers.Network):
     zero_init_last: Whether the last BatchNorm scale of each block starts at
       zero, so that each block starts as the identity (Goyal et al., 2017).
     batch_norm_momentum: Share of the old running statistics kept at a step.
+    dual_norm: Whether attacked images have BatchNorms of their own (Xie et
+      al., 2020), used by calls with ``adversarial=True``.
   """
 
   stage_sizes: ClassVar[tuple[int, ...]] = ()
@@ -28,6 +30,7 @@ class ResNet(_layers.Network):
   width: int = 64
   zero_init_last: bool = True
   batch_norm_momentum: float = 0.9
+  dual_norm: bool = False
 
   def check(self) -> None:
     """Raises ConfigError for a value out of range."""
@@ -40,7 +43,7 @@ class ResNet(_layers.Network):
     )
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool, adversarial: bool = False):
     """Returns ``(logits, out)`` of images ``[B, H, W, C]`` in [0, 1]."""
     conv = functools.partial(
       nn.Conv,
@@ -55,6 +58,8 @@ class ResNet(_layers.Network):
       epsilon=1e-5,
       dtype=self.compute_dtype,
     )
+    if self.dual_norm:
+      norm = functools.partial(_DualNorm, norm=norm, adversarial=adversarial)
     x = self.normalise(x)
     if self.stem == 'imagenet':
       x = conv(self.width, (7, 7), 2, padding=3, name='stem_conv')(x)
@@ -75,6 +80,22 @@ class ResNet(_layers.Network):
           name=f'stage{i}_block{j}',
         )(x)
     return self.heads(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+
+
+class _DualNorm(nn.Module):
+  """Two BatchNorms, of which one normalises; both exist from the start."""
+
+  norm: functools.partial
+  adversarial: bool
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    clean = self.norm(scale_init=self.scale_init, name='clean')
+    attacked = self.norm(scale_init=self.scale_init, name='adversarial')
+    if self.is_initializing():
+      clean(x), attacked(x)
+    return attacked(x) if self.adversarial else clean(x)
 
 
 class _Block(nn.Module):

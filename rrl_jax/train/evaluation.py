@@ -29,7 +29,11 @@ class Evaluator:
         augment.to_float(images), config.data.augment.resized_crop
       )
       (logits, out), _ = experiment.apply_fn(
-        params, model_state, images, train=False
+        params,
+        model_state,
+        images,
+        train=False,
+        adversarial=objective.eval_adversarial,
       )
       return logits, out['features']
 

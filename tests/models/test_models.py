@@ -117,6 +117,39 @@ def test_training_changes_batch_statistics_only(name, rng):
     assert all(jax.tree.leaves(moved))
 
 
+def test_attacked_images_have_batch_statistics_of_their_own(rng):
+  model = models.make('resnet20', num_classes=5, width=2, dual_norm=True)
+  apply = jax.jit(
+    models.apply_fn(model), static_argnames=('train', 'adversarial')
+  )
+  params, state = models.init(model, jax.random.key(0), SHAPE)
+  images = images_of(rng)
+  before, _ = apply(params, state, images, train=False)
+  _, new = apply(params, state, images, train=True, adversarial=True)
+  assert jax.tree.structure(new) == jax.tree.structure(state)
+  for path, moved in jax.tree_util.tree_leaves_with_path(
+    jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state, new)
+  ):
+    assert moved == ('adversarial' in jax.tree_util.keystr(path))
+  chex.assert_trees_all_equal(
+    apply(params, new, images, train=False)[0], before
+  )
+  (after, _), _ = apply(params, new, images, train=False, adversarial=True)
+  assert np.any(after != before[0])
+
+
+def test_the_predictor_is_a_head_on_the_embedding(rng):
+  model = models.make(
+    'mlp', num_classes=5, widths=(8,), embedding_dim=3, predictor=True
+  )
+  params, _ = models.init(model, jax.random.key(0), SHAPE)
+  (_, out), _ = models.apply_fn(model)(params, {}, images_of(rng), train=True)
+  hidden, last = params['prediction_hidden'], params['prediction']
+  expected = out['embedding'] @ hidden['kernel'] + hidden['bias']
+  expected = np.maximum(expected, 0) @ last['kernel'] + last['bias']
+  np.testing.assert_allclose(out['prediction'], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('name', SMALL)
 def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
   params, _ = init_specs(name)
