@@ -33,7 +33,8 @@ def base() -> ConfigDict:
   config.data.seed = 0  # Of thinning and of what `validation` holds out.
   config.data.split_seed = 0  # Of the test split, where a set has none.
   config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
-  config.data.concepts = 'class'  # 'class', 'coarse', or 'a=0-3 b=4-6'.
+  config.data.coarse = ''  # '' none, 'source', 'cifar10', ..., 'a=0-3 b=4-6'.
+  config.data.concepts = 'class'  # 'class', 'fine', 'coarse', 'a=0-3 b=4-6'.
   config.data.imbalance = ''  # '' none, '1.0,0.25' a concept, 'exp:100'.
   config.data.noise = ConfigDict()  # Flips labels of the training split.
   config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...

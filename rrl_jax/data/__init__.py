@@ -23,6 +23,7 @@ import re
 from types import ModuleType
 
 from rrl_jax.data import abnormal as abnormal_lib
+from rrl_jax.data import coarse as coarse_lib
 from rrl_jax.data import concepts as concepts_lib
 from rrl_jax.data import noise as noise_lib
 from rrl_jax.data.source import Images, Source, Splits, Truth
@@ -62,6 +63,7 @@ def load(
   name: str,
   *,
   classes: str = '',
+  coarse: str = '',
   concepts: str = 'class',
   imbalance: str = '',
   seed: int = 0,
@@ -72,13 +74,20 @@ def load(
 ) -> Splits:
   """A set of labelled images, its classes selected, grouped and thinned.
 
-  Then some of the training images are replaced, and some labels of the others
-  changed; ``train.truth`` says which.
+  In this order: ``classes`` selects; ``coarse`` merges classes, and from here
+  on they are what a label means; ``concepts`` groups; ``imbalance`` thins the
+  training split; ``abnormal`` replaces some of its images; ``noise`` changes
+  some labels of the others. ``train.truth`` says which were replaced or
+  changed. Wherever a text numbers classes they are those of the source, before
+  anything was selected or merged; noise alone speaks of the labels as they are
+  then.
 
   Args:
     name: A source, see `names`.
     classes: Classes to keep, as `concepts.select` reads them; '' for all.
-    concepts: How classes group, as `concepts.select` reads it.
+    coarse: Which classes become one, as `coarse.apply` reads it; '' for none.
+    concepts: How classes group, as `concepts.select` reads it; ``'fine'``, with
+      a coarse map, for each class that it merges.
     imbalance: How rare each concept is in the training split, as
       `concepts.thin` reads it; '' for as it is.
     seed: Seeds which examples of a thinned concept stay.
@@ -102,6 +111,7 @@ def load(
   _check_settings(name, module, kw)
   for key, text in (
     ('classes', classes),
+    ('coarse', coarse),
     ('concepts', concepts),
     ('imbalance', imbalance),
   ):
@@ -114,8 +124,11 @@ def load(
   abnormal = _fields('abnormal', abnormal, _ABNORMAL)
   noise_lib.check(**noise)
   _check_abnormal(**abnormal)
-  splits = module.load(**kw, seed=split_seed)
-  splits = concepts_lib.select(splits, classes=classes, concepts=concepts)
+  whole = module.load(**kw, seed=split_seed)
+  if coarse == 'source' or concepts == 'coarse':
+    whole = coarse_lib.of_source(whole, name, kw)
+  splits = concepts_lib.select(whole, classes=classes, concepts=concepts)
+  splits = coarse_lib.apply(splits, coarse, whole=whole, concepts=concepts)
   train = concepts_lib.thin(splits.train, imbalance, seed=seed)
   train = _add(train, split_seed=split_seed, **abnormal)
   train = noise_lib.flip(train, **noise)

@@ -53,7 +53,7 @@ def add(
 
   An example keeps its label and its concept, but for ``source``: there the
   label is drawn anew, uniformly over the classes that have an example, with the
-  concept of a random example of that class.
+  concept, fine label and group of a random example of that class.
 
   Args:
     train: Training examples, after classes are selected and thinned.
@@ -91,6 +91,7 @@ def add(
   order = order[~truth.abnormal[order]]
   chosen = order[: round(rate * len(train))]
   labels, concepts = train.labels.copy(), train.concepts.copy()
+  others = {}  # What else goes with the label, where it is redrawn.
   if kind == 'noise':
     images = _Noise((len(chosen), *train.image_shape), train.images.dtype, seed)
   elif kind == 'blend':
@@ -102,6 +103,11 @@ def add(
     _check_channels(other.image_shape[-1], train.image_shape[-1])
     donors = _donors(train.labels, len(train), rng)[: len(chosen)]
     labels[chosen], concepts[chosen] = train.labels[donors], concepts[donors]
+    for field in ('fine_labels', 'groups'):
+      ids = getattr(train, field)
+      if ids is not None:
+        others[field] = ids.copy()
+        others[field][chosen] = ids[donors]
     shuffled = rng.random(len(other)).argsort(kind='stable')
     images = _Converted(
       take_images(other.images, np.resize(shuffled, len(chosen))),
@@ -121,6 +127,7 @@ def add(
       truth.flipped & ~is_abnormal,
       is_abnormal,
     ),
+    **others,
   )
 
 

@@ -5,6 +5,7 @@ The same three texts apply to every source. A class is given by its name
 """
 
 from collections.abc import Callable
+import dataclasses
 import re
 
 import numpy as np
@@ -19,8 +20,9 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
   Args:
     splits: A set whose concepts are its classes or the hierarchy it brings.
     classes: Members as ``'0-5,8'`` or ``'cat,dog'``; ``''`` for all.
-    concepts: ``'class'``, one a class; ``'coarse'``, the hierarchy the set
-      brings; or groups of members, each with a name or without, as in
+    concepts: ``'class'``, one a class, and so is ``'fine'``, which `coarse`
+      tells apart; ``'coarse'``, the hierarchy the set brings; or groups of
+      members, each with a name or without, as in
       ``'clothes=0,1,3 shoes=5,7,9 8'``. Numbers are those of the set, before
       ``classes`` renumbers. Members that are not kept do not count, nor do
       groups that are left empty.
@@ -47,7 +49,8 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
   new_label = np.full(len(names), -1)
   new_label[list(kept)] = np.arange(len(kept))
 
-  if concepts == 'class':
+  by_class = concepts in ('class', 'fine')
+  if by_class:
     groups = {names[k]: [k] for k in kept}
   elif concepts == 'coarse':
     if not splits.train.has_hierarchy:
@@ -57,7 +60,7 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
       )
     groups = None
   else:
-    groups = _groups(concepts, names, kept)
+    groups = _kept(concepts, names, kept)
 
   def apply(split: Source, what: str) -> Source:
     if len(kept) < len(names):
@@ -75,16 +78,16 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
       for k, members in enumerate(groups.values()):
         concept_of[new_label[members]] = k
       # A group goes with the true class, where it is known; see `noise`.
-      by_truth = truth is not None and concepts != 'class'
+      by_truth = truth is not None and not by_class
       concept_ids = concept_of[truth.labels if by_truth else labels]
       concept_names = tuple(groups)
-    return Source(
-      split.images,
-      labels,
-      tuple(names[k] for k in kept),
-      concept_ids,
-      concept_names,
-      truth,
+    return dataclasses.replace(
+      split,
+      labels=labels,
+      class_names=tuple(names[k] for k in kept),
+      concepts=concept_ids,
+      concept_names=concept_names,
+      truth=truth,
     )
 
   train, test = apply(splits.train, 'train'), apply(splits.test, 'test')
@@ -92,13 +95,10 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
     used = np.union1d(train.concepts, test.concepts)
     concept_names = tuple(train.concept_names[k] for k in used)
     train, test = (
-      Source(
-        split.images,
-        split.labels,
-        split.class_names,
-        np.searchsorted(used, split.concepts),
-        concept_names,
-        split.truth,
+      dataclasses.replace(
+        split,
+        concepts=np.searchsorted(used, split.concepts),
+        concept_names=concept_names,
       )
       for split in (train, test)
     )
@@ -210,36 +210,53 @@ def _number(text: str, say: str) -> float:
     ) from None
 
 
-def _groups(
-  text: str, names: tuple[str, ...], kept: range | list[int]
-) -> dict[str, list[int]]:
-  """Kept members of each group that has one, by name."""
-  say = f'data.concepts={text!r}'
-  groups, seen = {}, {}
+def groups(text: str, names: tuple[str, ...], say: str) -> dict[str, list[int]]:
+  """Members of each group that a text such as ``'clothes=0,1 8'`` lists.
+
+  Args:
+    text: Groups between blanks; each has a name or is called as it is written.
+    names: Name of each class.
+    say: The setting and its value, for the error.
+
+  Raises:
+    ConfigError: A class that does not exist or is given twice, a name that is
+      empty or given twice.
+  """
+  found, seen = {}, {}
   for group in text.split():
     name, equals, members = group.rpartition('=')
     if equals and not name:
       raise ConfigError(f'{say}: {group!r} has an empty name')
     name = name or members
-    if name in groups:
+    if name in found:
       raise ConfigError(f'{say}: two groups are called {name!r}')
-    groups[name] = _members(members, names, say)
-    for k in groups[name]:
+    found[name] = _members(members, names, say)
+    for k in found[name]:
       if k in seen:
         raise ConfigError(
           f'{say}: class {names[k]!r} is in {seen[k]!r} and in {name!r}'
         )
       seen[k] = name
+  return found
+
+
+def _kept(
+  text: str, names: tuple[str, ...], kept: range | list[int]
+) -> dict[str, list[int]]:
+  """Kept members of each group that has one, by name."""
+  say = f'data.concepts={text!r}'
+  found = groups(text, names, say)
+  seen = {k for members in found.values() for k in members}
   missing = [names[k] for k in kept if k not in seen]
   if missing:
     raise ConfigError(
       f'{say}: in no group: {", ".join(missing)}; classes are'
-      f' {_listing(names)} (or say class, coarse)'
+      f' {_listing(names)} (or say class, fine, coarse)'
     )
-  groups = {
-    name: [k for k in members if k in kept] for name, members in groups.items()
+  found = {
+    name: [k for k in members if k in kept] for name, members in found.items()
   }
-  return {name: members for name, members in groups.items() if members}
+  return {name: members for name, members in found.items() if members}
 
 
 def _members(text: str, names: tuple[str, ...], say: str) -> list[int]:

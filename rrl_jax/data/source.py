@@ -12,6 +12,7 @@ from rrl_jax.errors import ConfigError, DataError
 
 _IN_MEMORY_BYTES = 512 * 2**20  # Larger sets are read as they are needed.
 _CHUNK = 4096  # Examples checked or read at once.
+_NAMED = {'fine_labels': 'fine_names', 'groups': 'group_names'}  # If any.
 
 
 class Images(Protocol):
@@ -67,6 +68,12 @@ class Source:
     concept_names: Name of each concept; the classes' if not given.
     truth: What the labels were before `noise` and which images `abnormal`
       replaced; None if nothing was done to them. No batch is made of it.
+    fine_labels: Class of each image before `coarse` merged classes, int32
+      ``[N]``; None without a coarse map. No batch is made of it.
+    fine_names: Name of each fine class.
+    groups: Group of each image by which it may be judged, for one its class
+      and a spurious attribute, int32 ``[N]``; None where there are none.
+    group_names: Name of each group; some may be empty.
 
   Raises:
     DataError: The parts do not fit each other.
@@ -78,6 +85,10 @@ class Source:
   concepts: np.ndarray | None = None
   concept_names: tuple[str, ...] | None = None
   truth: Truth | None = None
+  fine_labels: np.ndarray | None = None
+  fine_names: tuple[str, ...] | None = None
+  groups: np.ndarray | None = None
+  group_names: tuple[str, ...] | None = None
 
   def __post_init__(self):
     # `object.__setattr__` is the way to complete a frozen dataclass.
@@ -93,10 +104,18 @@ class Source:
       raise DataError(f'images have shape {self.images.shape}, not [N,H,W,C]')
     if len(set(self.class_names)) < len(self.class_names):
       raise DataError(f'two classes have one name: {self.class_names}')
+    for field, names in _NAMED.items():
+      if getattr(self, field) is not None:
+        put(field, np.asarray(getattr(self, field), np.int32))
+        put(names, tuple(getattr(self, names)))
     for what, ids, names in (
       ('labels', self.labels, self.class_names),
       ('concepts', self.concepts, self.concept_names),
+      ('fine_labels', self.fine_labels, self.fine_names),
+      ('groups', self.groups, self.group_names),
     ):
+      if ids is None:
+        continue
       if ids.shape != (len(self.images),):
         raise DataError(
           f'{len(self.images)} images but {what} of shape {ids.shape}'
@@ -154,6 +173,22 @@ class Source:
     return np.bincount(self.concepts, minlength=self.num_concepts)
 
   @property
+  def num_groups(self) -> int:
+    """Number of groups, empty ones included; 0 where there are none."""
+    return 0 if self.groups is None else len(self.group_names)
+
+  @property
+  def group_counts(self) -> np.ndarray:
+    """Images of each group, int64 ``[G]``.
+
+    Raises:
+      ValueError: There are no groups.
+    """
+    if self.groups is None:
+      raise ValueError('this source has no groups')
+    return np.bincount(self.groups, minlength=self.num_groups)
+
+  @property
   def has_hierarchy(self) -> bool:
     """Whether the concepts are something else than the classes."""
     return self.concept_names != self.class_names
@@ -173,6 +208,11 @@ class Source:
       labels=self.labels[indices],
       concepts=self.concepts[indices],
       truth=None if self.truth is None else self.truth.take(indices),
+      **{
+        field: getattr(self, field)[indices]
+        for field in _NAMED
+        if getattr(self, field) is not None
+      },
     )
 
 

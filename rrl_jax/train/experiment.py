@@ -145,6 +145,7 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
   splits = data_lib.load(
     fields['name'],
     classes=fields['classes'],
+    coarse=fields['coarse'],
     concepts=fields['concepts'],
     imbalance=fields['imbalance'],
     seed=fields['seed'],
@@ -280,11 +281,12 @@ def abstract_batch(
 def _target(config, name):
   """Training and test split of a target task.
 
-  The task starts from the source's data with every class as its own concept,
-  nothing thinned and no label flipped; the fields of
+  The task starts from the source's data with fine labels, every class as its
+  own concept, nothing thinned and no label flipped; the fields of
   ``config.transfer.<name>`` change that.
   """
   plain = {
+    'coarse': '',
     'concepts': 'class',
     'imbalance': '',
     'validation': 0.0,

@@ -193,7 +193,7 @@ def test_noise_is_checked_before_any_data_are_read():
     ('digits', {'seed': -1}, 'seed=-1'),
     ('digits', {'classes': 3}, 'data.classes=3'),
     ('digits', {'classes': '10'}, "no class '10'"),
-    ('digits', {'concepts': 'coarse'}, 'no hierarchy'),
+    ('mock', {'concepts': 'coarse'}, 'no hierarchy'),
     ('digits', {'noise': {'kind': 'x'}}, "data.noise.kind='x': known are none"),
     ('digits', {'noise': {'rat': 1}}, 'data.noise.rat: known are kind, rate,'),
     ('digits', {'noise': 0.4}, 'data.noise=0.4: fields kind, rate'),
