@@ -8,6 +8,7 @@ one that knows flax.linen: everything else sees the pure function that
 `apply_fn` returns.
 """
 
+from collections.abc import Callable
 import functools
 import importlib
 import inspect
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 
 from rrl_jax import errors, typing
 
-__all__ = ['apply_fn', 'get', 'init', 'make', 'names']
+__all__ = ['apply_fn', 'feature_bounds', 'get', 'init', 'make', 'names']
 
 
 def names() -> tuple[str, ...]:
@@ -141,3 +142,31 @@ def apply_fn(model: nn.Module) -> typing.ApplyFn:
     return model.apply(variables, images, **kw), model_state
 
   return apply
+
+
+def feature_bounds(
+  model: nn.Module,
+) -> (
+  Callable[[typing.Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+  | None
+):
+  """Returns certified bounds of a network's features over boxes of images.
+
+  By interval bound propagation, rounding included, see `_intervals`: whatever
+  the images in the box, ``out['features']`` in evaluation mode lies within
+  the bounds. They are sound and loose, the more so the deeper the network.
+
+  Args:
+    model: Result of `make`.
+
+  Returns:
+    Pure function ``(params, lower [B, H, W, C], upper [B, H, W, C]) ->
+    (lower [B, D], upper [B, D])``, float32, with ``lower <= upper`` in every
+    pixel; None for a network whose layers have no rule yet (resnet, vit).
+
+  References:
+    Gowal et al., `On the Effectiveness of Interval Bound Propagation for
+    Training Verifiably Robust Models <https://arxiv.org/abs/1810.12715>`_,
+    2018.
+  """
+  return getattr(model, 'feature_bounds', None)

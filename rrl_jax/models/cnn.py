@@ -3,7 +3,8 @@
 from flax import linen as nn
 import jax
 
-from rrl_jax.models import _layers
+from rrl_jax import typing
+from rrl_jax.models import _intervals, _layers
 
 
 class Model(_layers.Network):
@@ -51,3 +52,17 @@ class Model(_layers.Network):
     x = x.reshape(x.shape[0], -1)
     x = activation(nn.Dense(self.dense_width, dtype=dtype, name='dense')(x))
     return self.heads(x)
+
+  def feature_bounds(
+    self, params: typing.Params, lower: jax.Array, upper: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Bounds of the features, see `models.feature_bounds`."""
+    dtype = self.compute_dtype
+    box = _intervals.normalised(self, lower, upper)
+    for i in range(len(self.widths)):
+      stride = 1 if i == 0 else 2
+      box = _intervals.convolution(box, params[f'conv{i}'], stride, dtype)
+      box = _intervals.activation(box, self.activation, dtype)
+    box = _intervals.dense(_intervals.flat(box), params['dense'], dtype)
+    box = _intervals.activation(box, self.activation, dtype)
+    return box.lower, box.upper

@@ -3,7 +3,8 @@
 from flax import linen as nn
 import jax
 
-from rrl_jax.models import _layers
+from rrl_jax import typing
+from rrl_jax.models import _intervals, _layers
 
 
 class Model(_layers.Network):
@@ -40,3 +41,14 @@ class Model(_layers.Network):
       x = nn.Dense(width, dtype=self.compute_dtype, name=f'dense{i}')(x)
       x = activation(x)
     return self.heads(x)
+
+  def feature_bounds(
+    self, params: typing.Params, lower: jax.Array, upper: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Bounds of the features, see `models.feature_bounds`."""
+    dtype = self.compute_dtype
+    box = _intervals.flat(_intervals.normalised(self, lower, upper))
+    for i in range(len(self.widths)):
+      box = _intervals.dense(box, params[f'dense{i}'], dtype)
+      box = _intervals.activation(box, self.activation, dtype)
+    return box.lower, box.upper
