@@ -25,12 +25,19 @@ class Encoder:
     batch_size: Examples in a batch; rounded up to a multiple of the devices.
     mesh: Shards batches over its 'data' axis; None uses the default device.
       All processes of the mesh call alike and with the same rows.
+    feature_bounds: Certified bounds of the features over boxes of images:
+      ``(variables, lower [B, H, W, C], upper [B, H, W, C]) ->
+      (lower [B, D], upper [B, D])``, so that for every image with ``lower <=
+      image <= upper`` in each pixel the features of ``apply`` lie between.
   """
 
   apply: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
   variables: Any
   batch_size: int = 256
   mesh: Mesh | None = None
+  feature_bounds: (
+    Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
+  ) = None
   _jitted: dict = dataclasses.field(default_factory=dict, repr=False)
   _predicted: dict = dataclasses.field(default_factory=dict, repr=False)
 

@@ -23,11 +23,14 @@ class Evaluator:
     self._experiment = experiment
     config, objective = experiment.config, experiment.objective
 
-    def apply(variables, images):
-      params, model_state = variables
-      images = augment.central_crop(
+    def crop(images):
+      return augment.central_crop(
         augment.to_float(images), config.data.augment.resized_crop
       )
+
+    def apply(variables, images):
+      params, model_state = variables
+      images = crop(images)
       (logits, out), _ = experiment.apply_fn(
         params,
         model_state,
@@ -36,6 +39,10 @@ class Evaluator:
         adversarial=objective.eval_adversarial,
       )
       return logits, out['features']
+
+    def feature_bounds(variables, lower, upper):
+      params, _ = variables
+      return experiment.feature_bounds(params, crop(lower), crop(upper))
 
     def gradient_norms(logits, labels, index, aux_state, step):
       total = lambda logits: jnp.sum(
@@ -51,6 +58,7 @@ class Evaluator:
       variables=None,
       batch_size=config.eval_batch_size,
       mesh=experiment.mesh,
+      feature_bounds=experiment.feature_bounds and feature_bounds,
     )
 
   def __call__(

@@ -1,5 +1,6 @@
 """From a config to the parts of a run, every field checked before any work."""
 
+from collections.abc import Callable
 import dataclasses
 import importlib.util
 
@@ -28,6 +29,8 @@ class Experiment:
     data: Training and test split of the source.
     tasks: The target tasks.
     apply_fn: The network.
+    feature_bounds: Certified bounds of its features, or None, see
+      `models.feature_bounds`.
     objective: What is minimised.
     tx: The optimizer.
     total_steps: Steps of the whole run.
@@ -40,6 +43,7 @@ class Experiment:
   data: data_lib.Splits
   tasks: tuple[evals.Task, ...]
   apply_fn: typing.ApplyFn
+  feature_bounds: Callable[..., tuple[jax.Array, jax.Array]] | None
   objective: typing.Objective
   tx: optax.GradientTransformation
   total_steps: int
@@ -238,6 +242,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     data=data,
     tasks=tasks,
     apply_fn=apply_fn,
+    feature_bounds=models.feature_bounds(model),
     objective=objective,
     tx=tx,
     total_steps=total_steps,
