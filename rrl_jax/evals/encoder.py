@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from rrl_jax import typing
 from rrl_jax.data import augment
 from rrl_jax.data.source import Images
 
@@ -25,6 +26,9 @@ class Encoder:
     batch_size: Examples in a batch; rounded up to a multiple of the devices.
     mesh: Shards batches over its 'data' axis; None uses the default device.
       All processes of the mesh call alike and with the same rows.
+    network: The same network in either mode, for evaluations that train it on:
+      ``variables`` is ``(params, model_state)`` then, and ``network(params,
+      model_state, images, train=False)`` gives the features of ``apply``.
     feature_bounds: Certified bounds of the features over boxes of images:
       ``(variables, lower [B, H, W, C], upper [B, H, W, C]) ->
       (lower [B, D], upper [B, D])``, so that for every image with ``lower <=
@@ -35,10 +39,12 @@ class Encoder:
   variables: Any
   batch_size: int = 256
   mesh: Mesh | None = None
+  network: typing.ApplyFn | None = None
   feature_bounds: (
     Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]] | None
   ) = None
   _jitted: dict = dataclasses.field(default_factory=dict, repr=False)
+  _encoding: dict = dataclasses.field(default_factory=dict, repr=False)
   _predicted: dict = dataclasses.field(default_factory=dict, repr=False)
 
   def with_variables(self, variables: Any) -> Self:
@@ -56,12 +62,18 @@ class Encoder:
     """
     # The entry holds the images too, so that their id stays theirs.
     if id(images) not in self._predicted:
-      result = self.map_batches(self._apply, images)
+      result = self.map_batches(self._encode(), images)
       self._predicted[id(images)] = (images, result)
     return self._predicted[id(images)][1]
 
-  def _apply(self, variables, images):
-    return self.apply(variables, augment.to_float(images))
+  def _encode(self):
+    """``apply`` on images of any dtype; one function for all variables."""
+    apply = self.apply
+
+    def encode(variables, images):
+      return apply(variables, augment.to_float(images))
+
+    return self._encoding.setdefault(apply, encode)
 
   def map_batches(
     self,
@@ -93,20 +105,20 @@ class Encoder:
     size = batch_size or self.batch_size
     devices = 1 if self.mesh is None else self.mesh.shape['data']
     size = -(-size // devices) * devices
-    run = self._compiled(fn)
+    run = self.compiled(fn)
     pending, done = collections.deque(), []
     for start in range(0, total, size):
       indices = np.arange(start, min(start + size, total))
       padding = np.full(size - len(indices), start)
       padded = np.concatenate([indices, padding])
-      batch = [self._put(np.asarray(r[padded])) for r in rows]
+      batch = [self.put(np.asarray(r[padded])) for r in rows]
       pending.append(run(self.variables, *batch))
       if len(pending) > 2:  # The host prepares while the devices compute.
         done.append(jax.device_get(pending.popleft()))
     done.extend(jax.device_get(p) for p in pending)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *done)
 
-  def _compiled(self, fn):
+  def compiled(self, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Jits ``fn`` once; its results come back whole on every process."""
     if fn not in self._jitted:
       everywhere = None
@@ -115,11 +127,15 @@ class Encoder:
       self._jitted[fn] = jax.jit(fn, out_shardings=everywhere)
     return self._jitted[fn]
 
-  def _put(self, batch):
-    """Puts a host batch on the devices, its rows over the 'data' axis."""
+  def put(self, batch: np.ndarray) -> np.ndarray | jax.Array:
+    """Puts a host batch on the devices, its rows over the 'data' axis.
+
+    Rows that do not divide among the devices go whole to each.
+    """
     if self.mesh is None:
       return batch
-    sharding = NamedSharding(self.mesh, PartitionSpec('data'))
+    even = len(batch) % self.mesh.shape['data'] == 0
+    spec = PartitionSpec('data') if even else PartitionSpec()
     return jax.make_array_from_callback(
-      batch.shape, sharding, lambda index: batch[index]
+      batch.shape, NamedSharding(self.mesh, spec), lambda index: batch[index]
     )

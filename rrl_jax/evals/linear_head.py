@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rrl_jax.errors import ConfigError
 from rrl_jax.evals import linear_probe
+from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.task import Task
 
 
@@ -17,11 +19,15 @@ class LinearHead(NamedTuple):
     w: Weights, float32 ``[D, K]``.
     b: Biases, float32 ``[K]``.
     how: How it was fitted, in words, for a protocol.
+    mean: Of the features it was fitted on, ``[D]``.
+    scale: One over their standard deviation, ``[D]``.
   """
 
   w: np.ndarray
   b: np.ndarray
   how: str
+  mean: np.ndarray
+  scale: np.ndarray
 
 
 def fit(
@@ -47,9 +53,52 @@ def fit(
   # One above the mean is one over the standard deviation.
   standardised, scale = linear_probe.standardise(features, mean[None] + 1)
   w, b, how = logistic_regression(standardised, labels, num_classes, l2, tol)
-  w = np.asarray(w, np.float64) * scale.T
+  w, b = fold(w, b, mean, scale[0])
+  return LinearHead(w, b, how, mean, scale[0])
+
+
+def fold(
+  w: np.ndarray, b: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """A head of standardised features as one of the features as they are.
+
+  Args:
+    w: Weights of ``(features - mean) * scale``, ``[D, K]``.
+    b: Biases, ``[K]``.
+    mean: ``[D]``.
+    scale: ``[D]``.
+
+  Returns:
+    ``(w [D, K], b [K])``, float32.
+  """
+  w = np.asarray(w, np.float64) * scale[:, None]
   b = np.asarray(b, np.float64) - mean @ w
-  return LinearHead(w.astype(np.float32), b.astype(np.float32), how)
+  return w.astype(np.float32), b.astype(np.float32)
+
+
+def classifier(encoder: Encoder) -> Encoder:
+  """The encoder with a linear head of its features instead of its own logits.
+
+  Args:
+    encoder: Gives the features; its batches and devices are kept.
+
+  Returns:
+    A classifier whose variables are ``(variables of the encoder, w [D, K],
+    b [K])``; give it some by `Encoder.with_variables`.
+  """
+
+  def apply(variables, images):
+    network, w, b = variables
+    features = encoder.apply(network, images)[1]
+    return linear(features, w, b), features
+
+  return Encoder(apply, None, batch_size=encoder.batch_size, mesh=encoder.mesh)
+
+
+def linear(features: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+  """Logits ``[B, K]`` of features ``[B, D]``, in the dtype of the weights."""
+  features = features.astype(w.dtype)
+  return jnp.matmul(features, w, precision='highest') + b[None]
 
 
 def logistic_regression(
@@ -82,5 +131,5 @@ def refuse_one_class(evaluator: str, task: Task, chosen: np.ndarray) -> None:
     raise ConfigError(
       f'evals.{evaluator}: the {len(chosen)} training examples of task '
       f'{task.name} are all of class {task.train.class_names[found[0]]}; a '
-      'probe needs two classes'
+      'classifier needs two classes'
     )

@@ -12,7 +12,7 @@ from rrl_jax.data import augment
 from rrl_jax.evals import linear_head, measurement, pgd, rules, transfer
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose, choose_training
+from rrl_jax.evals.task import EvalData, choose_test, choose_training
 
 _OF_PGD = ('epsilon', 'step_size', 'norm', 'num_steps', 'num_examples')
 _OF_TRANSFER = ('l2', 'tol', 'num_train')
@@ -20,7 +20,6 @@ RULES = {
   **{name: pgd.RULES[name] for name in _OF_PGD},
   **{name: transfer.RULES[name] for name in _OF_TRANSFER},
 }
-_ATTACKS = 0x5EED  # Folded into the key, apart from the numbers of the tasks.
 _ROUNDING = 1e-5  # Of a loss in float32, relative to losses above one.
 
 
@@ -58,8 +57,7 @@ def evaluate(
   Args:
     encoder: What is evaluated; it stays frozen.
     data: ``tasks`` are attacked one after the other.
-    key: Chooses test examples, and the random starts, which belong to an
-      example and not to its batch.
+    key: Of the random starts, which belong to an example and not to its batch.
     epsilon: Radius of the ball, in units of images in [0, 1].
     step_size: Of each step of both attacks; None takes 2.5 epsilon /
       num_steps (Madry et al., 2018).
@@ -69,7 +67,8 @@ def evaluate(
     tol: Gradient tolerance of the linear probe.
     num_train: Training examples used of each task, see `choose_training`; 0
       for all.
-    num_examples: Test examples attacked of each task; 0 for all.
+    num_examples: Test examples attacked of each task, see `choose_test`; 0 for
+      all.
 
   Yields:
     ``transfer/<task>/linear_probe_pgd<num_steps>_accuracy`` and
@@ -105,9 +104,7 @@ def evaluate(
   fitted = [choose_training(task, num_train) for task in data.tasks]
   for task, chosen in zip(data.tasks, fitted, strict=True):
     linear_head.refuse_one_class('robust_probe', task, chosen)
-  test_key, loss_key, shift_key = jax.random.split(
-    jax.random.fold_in(key, _ATTACKS), 3
-  )
+  loss_key, shift_key = jax.random.split(key)
 
   def ascend(loss_fn, own_key, images, ids, radius):
     return attacks.pgd(
@@ -151,8 +148,8 @@ def evaluate(
   )
   said = f'attacked end to end by {attack}, cross-entropy'
   accuracies = []
-  for i, (task, chosen) in enumerate(zip(data.tasks, fitted, strict=True)):
-    w, b, how = linear_head.fit(
+  for task, chosen in zip(data.tasks, fitted, strict=True):
+    w, b, how, *_ = linear_head.fit(
       encoder.predict(task.train.images)[1][chosen],
       task.train.labels[chosen],
       task.train.num_classes,
@@ -161,7 +158,7 @@ def evaluate(
     )
     # Shares what is compiled with the encoder.
     head = encoder.with_variables((encoder.variables, w, b))
-    ids = choose(jax.random.fold_in(test_key, i), len(task.test), num_examples)
+    ids = choose_test(task, num_examples)
     source = task.test.take(ids)
     images, labels = source.images, source.labels
     batch_size = min(encoder.batch_size, len(ids))

@@ -81,5 +81,25 @@ def choose_training(task: Task, num_train: int) -> np.ndarray:
   Returns:
     Sorted int64 indices ``[n]``.
   """
-  key = jax.random.key(zlib.crc32(task.name.encode()))
-  return choose(key, len(task.train), num_train)
+  return choose(_key(task), len(task.train), num_train)
+
+
+def choose_test(task: Task, num_examples: int) -> np.ndarray:
+  """Chooses the test examples of a target task that are attacked.
+
+  Again by the task's name and size alone: all attacks meet the same images,
+  and a smaller choice is part of a larger one.
+
+  Args:
+    task: The target task.
+    num_examples: How many to take; 0, or as many as there are, takes all.
+
+  Returns:
+    Sorted int64 indices ``[n]``.
+  """
+  return choose(_key(task), len(task.test), num_examples)
+
+
+def _key(task):
+  """A key that follows from the task's name."""
+  return jax.random.key(zlib.crc32(task.name.encode()))

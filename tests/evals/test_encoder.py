@@ -73,6 +73,9 @@ def test_a_function_compiles_once_and_a_set_is_encoded_once():
   encoder.predict(second.images)
   assert traces == [(50, *toy.SHAPE)]
   assert encoder.predict(first.images) is result
+  trained_on = encoder.with_variables(toy.variables())
+  assert trained_on.predict(first.images) is not result
+  assert len(traces) == 1
 
 
 def test_rows_that_do_not_match_are_refused():

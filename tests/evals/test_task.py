@@ -25,3 +25,10 @@ def test_zero_or_many_take_all_training_examples():
     np.testing.assert_array_equal(
       task_lib.choose_training(one, num_train), np.arange(150)
     )
+
+
+def test_fewer_attacked_examples_are_some_of_the_more():
+  one = toy.data().tasks[0]
+  few, many = (task_lib.choose_test(one, n) for n in (20, 60))
+  assert len(few) == 20
+  assert set(few) < set(many)

@@ -1,0 +1,206 @@
+"""AutoAttack as an evaluation, where robust accuracy is known."""
+
+import numpy as np
+import pytest
+
+from rrl_jax import evals
+from rrl_jax.data.source import Source
+from rrl_jax.errors import ConfigError
+from rrl_jax.evals import auto_attack, linear_head
+from tests.evals import toy
+
+CHEAP = {'attacks': ('apgd-ce',), 'num_steps': 3}
+EPSILON = 0.1
+
+
+def run(encoder, data, key, **kw):
+  kw = {'epsilon': EPSILON, **CHEAP, **kw}
+  return dict(auto_attack.evaluate(encoder, data, key=key, **kw))
+
+
+def linear(variables, images):
+  """Two classes, told apart by the mean of all pixels."""
+  features = images.reshape(images.shape[0], -1)
+  margin = features.mean(axis=1, keepdims=True) - 0.5
+  return 10 * (margin @ np.array([[-1.0, 1.0]], np.float32)), features
+
+
+def problem(rng, size):
+  """Means 0.5 +- up to 0.2, so that margins say what is robust."""
+  images = rng.uniform(0.48, 0.52, (size, 2, 2, 1))
+  labels = np.arange(size) % 2
+  shift = rng.uniform(0.0, 0.2, size) * (2 * labels - 1)
+  images = (images + shift[:, None, None, None]).astype(np.float32)
+  return Source(images, labels.astype(np.int32), ('dark', 'bright'))
+
+
+@pytest.fixture
+def two_classes(rng):
+  train, test = problem(rng, 40), problem(rng, 30)
+  task = evals.Task('t', train, test)
+  return evals.Encoder(linear, {}), evals.EvalData(train, test, (task,))
+
+
+def margins(source):
+  means = source.images.reshape(len(source), -1).mean(axis=1) - 0.5
+  return means * (2 * source.labels - 1)
+
+
+def test_of_two_linear_classes_it_finds_the_closed_form(two_classes, key):
+  encoder, data = two_classes
+  found = run(
+    encoder,
+    data,
+    key,
+    attacks=('apgd-ce', 'apgd-t', 'fab-t', 'square'),
+    num_steps=5,
+    num_queries=5,
+  )['robust/auto_attack_accuracy']
+  robust = np.mean(margins(data.test) > EPSILON)
+  assert 0.2 < robust < 0.8
+  assert found.value == robust
+  clean = np.mean(margins(data.test) > 0)
+  for words in (
+    'apgd-ce, apgd-t, fab-t, square of AutoAttack, linf radius 0.1 on images',
+    f'clean accuracy of the same images {clean:.4f}',
+    f'apgd-ce {round((clean - robust) * 30)}, apgd-t 0, fab-t 0, square 0',
+    'apgd-t raises the difference of logits: its dlr needs at least 4 classes',
+    'apgd-t has 1 targets instead of 9',
+    'n=30',
+  ):
+    assert words in found.protocol
+
+
+@pytest.mark.parametrize(('norm', 'dual'), [('linf', 1), ('l2', 2)])
+def test_of_a_linear_probe_it_finds_the_closed_form(
+  norm, dual, two_classes, key
+):
+  encoder, data = two_classes
+  task = data.tasks[0]
+  found = run(
+    encoder, data, key, head='linear_probe', norm=norm, num_steps=20, l2=0.01
+  )
+  flat = lambda s: s.images.reshape(len(s), -1)
+  head = linear_head.fit(flat(task.train), task.train.labels, 2, 0.01, 1e-5)
+  w, b = head.w[:, 1] - head.w[:, 0], head.b[1] - head.b[0]
+  margin = (flat(task.test) @ w + b) * (2 * task.test.labels - 1)
+  robust = np.mean(margin > EPSILON * np.linalg.norm(w, dual))
+  assert 0 < robust < 1
+  assert list(found) == [
+    'transfer/t/linear_probe_auto_attack_accuracy',
+    'transfer/linear_probe_auto_attack_accuracy',
+    'robust/auto_attack_accuracy',
+  ]
+  for measured in found.values():
+    assert measured.value == robust
+    assert f'{norm} radius 0.1' in measured.protocol
+
+
+def test_radius_zero_is_clean_accuracy(key):
+  encoder, data = toy.encoder(batch_size=8), toy.data()
+  config = {'accuracy': {}, 'transfer': {'probes': ('linear_probe',)}}
+  clean, _ = evals.run(encoder, data, config, key=key)
+  kw = {'epsilon': 0, 'num_examples': 0, 'num_steps': 1}
+  own = run(encoder, data, key, **kw)
+  assert (
+    own['robust/auto_attack_accuracy'].value == clean['test/accuracy'].value
+  )
+  probes = run(encoder, data, key, head='linear_probe', **kw)
+  for task in ('one/', 'two/', ''):
+    value = probes[f'transfer/{task}linear_probe_auto_attack_accuracy'].value
+    assert value == clean[f'transfer/{task}linear_probe_accuracy'].value
+    assert value < 1
+
+
+def test_the_mean_is_over_tasks_and_the_images_are_those_of_robust_probe(key):
+  found = run(
+    toy.encoder(batch_size=8),
+    toy.data(),
+    key,
+    head='linear_probe',
+    num_examples=8,
+  )
+  means = {
+    found[f'{name}_accuracy'].value
+    for name in ('robust/auto_attack', 'transfer/linear_probe_auto_attack')
+  }
+  parts = [
+    found[f'transfer/{t}/linear_probe_auto_attack_accuracy']
+    for t in ('one', 'two')
+  ]
+  assert means == {np.mean([p.value for p in parts])}
+  probed = dict(
+    evals.get('robust_probe').evaluate(
+      toy.encoder(), toy.data(), key=key, num_examples=8, num_steps=1
+    )
+  )
+  for task, part in zip(('one', 'two'), parts, strict=True):
+    said = probed[f'transfer/{task}/linear_probe_pgd1_accuracy'].protocol
+    same = 'clean accuracy of the same images '
+    assert said.split(same)[1][:6] == part.protocol.split(same)[1][:6]
+
+
+def test_numbers_do_not_depend_on_devices(key, mesh):
+  kw = {'num_examples': 8}
+  one = run(toy.encoder(batch_size=8), toy.data(), key, **kw)
+  many = run(toy.encoder(batch_size=8, mesh=mesh), toy.data(), key, **kw)
+  assert one == many
+
+
+def test_a_task_of_one_class_is_refused_before_any_work(key):
+  def apply(variables, images):
+    raise AssertionError('worked')
+
+  train = toy.source(3, 150)
+  train = train.take(np.flatnonzero(train.labels == 1))
+  data = toy.data()
+  task = evals.Task('single', train, data.test)
+  data = evals.EvalData(data.train, data.test, (data.tasks[0], task))
+  with pytest.raises(ConfigError, match='auto_attack: the .* task single'):
+    run(evals.Encoder(apply, {}), data, key, head='linear_probe')
+
+
+def test_probes_without_tasks_say_nothing(key):
+  data = toy.data()
+  alone = evals.EvalData(data.train, data.test)
+  assert run(toy.encoder(), alone, key, head='linear_probe') == {}
+
+
+@pytest.mark.parametrize(
+  ('kw', 'message'),
+  [
+    ({'epsilon': -0.1}, 'epsilon=-0.1 must be at least 0'),
+    ({'norm': 'l3'}, "norm='l3' must be one of linf, l2, l1"),
+    ({'version': 'fast'}, "version='fast' must be one of standard, plus, rand"),
+    ({'head': 'svm'}, "head='svm' must be own or linear_probe"),
+    ({'attacks': ()}, r'attacks=\(\) must be None or a list out of apgd-ce'),
+    ({'attacks': 'fab'}, "attacks='fab' must be None or a list"),
+    ({'attacks': ('fab', 'fab')}, 'attacks=.* each once'),
+    ({'batch_size': 0}, 'batch_size=0 must be None or a whole number'),
+    ({'num_queries': 0}, 'num_queries=0 must be a whole number, at least 1'),
+    ({'num_examples': -1}, 'num_examples=-1 must be a whole number'),
+    ({'gamma': 1}, 'gamma is unknown; keys: epsilon'),
+  ],
+)
+def test_what_is_out_of_range_is_refused_before_training(kw, message):
+  with pytest.raises(ConfigError, match=f'evals.auto_attack.{message}') as e:
+    evals.check({'auto_attack': kw})
+  assert '\n' not in str(e.value)
+
+
+def test_names_of_attacks_are_those_of_the_library():
+  inputs, labels = np.zeros((1, 2), np.float32), np.zeros(1, np.int32)
+  with pytest.raises(ValueError, match=', '.join(auto_attack.VERSIONS)):
+    auto_attack.attacks_lib.auto_attack(
+      lambda x: x, None, inputs, labels, epsilon=0, version='?'
+    )
+  with pytest.raises(ValueError, match=', '.join(auto_attack.ATTACKS)):
+    auto_attack.attacks_lib.auto_attack(
+      lambda x: x,
+      None,
+      inputs,
+      labels,
+      epsilon=0,
+      version='custom',
+      attacks=('?',),
+    )
