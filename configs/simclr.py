@@ -2,14 +2,14 @@
 
   python launch.py --config=configs/simclr.py
 
-Arguments: a data set as in configs/tarrl.py; ``supcon`` for supervised
-contrastive learning and ``cross_entropy`` for a classifier, on the same
-augmentation.
+Arguments: a data set as in configs/tarrl.py; ``byol`` for learning without
+negatives, ``supcon`` for supervised contrastive learning and ``cross_entropy``
+for a classifier, on the same augmentation.
 """
 
 from configs import common, tarrl
 
-BASES = ('simclr', 'supcon', 'cross_entropy')
+BASES = ('simclr', 'byol', 'supcon', 'cross_entropy')
 
 
 def get_config(arg: str | None = None):
@@ -19,5 +19,11 @@ def get_config(arg: str | None = None):
   )
   config = tarrl.get_config(args.data)
   config.objective.name = 'simclr'
-  config.objective.kw = {'base': args.base, 'temperature': 0.5}
+  config.objective.kw = {
+    'base': args.base,
+    'temperature': 0.5,  # Of simclr, supcon.
+    'momentum': 0.99,  # Of byol's teacher.
+  }
+  if args.base == 'byol':
+    config.model.kw.predictor = True
   return config

@@ -4,7 +4,8 @@
 
 Arguments, separated by commas behind a colon: the data, ``digits`` (default),
 ``fashion_mnist``, ``cifar10``, ``imagenet``; ``labels`` for a base loss with
-labels (supervised contrastive).
+labels (supervised contrastive), ``byol`` for one without negatives; ``free`` for
+the attack that costs no pass through the network.
 
 Labels are not used in training; they decide which images there are. Target
 tasks are linear probes on the frozen features, with other label spaces than
@@ -25,29 +26,35 @@ and stepped on random images, not trained.
 
 from configs import common
 
+BASES = ('simclr', 'byol', 'labels')
 DATA_SETS = ('digits', 'fashion_mnist', 'cifar10', 'imagenet')
 
 
 def get_config(arg: str | None = None):
   """Returns the config; see the file's docstring for ``arg``."""
-  args = common.parse_arg(arg, data=common.Choice(DATA_SETS), labels=False)
+  args = common.parse_arg(
+    arg, data=common.Choice(DATA_SETS), base=common.Choice(BASES), free=False
+  )
   config = common.base()
   config.objective.name = 'tarrl'
   config.objective.kw = {
-    'base': 'supcon' if args.labels else 'simclr',  # Or cross_entropy.
-    'temperature': 0.5,
+    # simclr, byol, supcon, cross_entropy.
+    'base': 'supcon' if args.base == 'labels' else args.base,
+    'temperature': 0.5,  # Of simclr, supcon.
+    'momentum': 0.99,  # Of byol's teacher.
     'strength': 1.0,  # lambda; 0 is the base loss alone.
     'distance': 'unit_l2',  # sq_l2, l2, cosine, unit_l2, kl.
     'layer': 'features',  # features, embedding, logits.
     'standardise': True,  # As a head does that reads them.
-    'stop': 'none',  # The side without gradient: clean, adversarial.
-    'epsilon': 8 / 255,
-    'norm': 'linf',  # linf, l2, l1.
-    'inner_steps': 5,
-    'inner_step_size': common.optional(float),  # 2.5 epsilon / inner_steps.
-    'attack_train_mode': False,
+    # The side without gradient: none, clean, adversarial.
+    'stop': 'clean' if args.free else 'none',
+    'attack': 'base_gradient' if args.free else 'shift',
+    **inner_attack(),
+    'eval_norm': 'clean',  # Or adversarial, with model.kw.dual_norm.
     'ramp_steps': 0,
   }
+  if args.base == 'byol':
+    config.model.kw.predictor = True
   config.data.augment.views = 2
   {
     'digits': _digits,
@@ -55,6 +62,33 @@ def get_config(arg: str | None = None):
     'cifar10': _cifar10,
     'imagenet': _imagenet,
   }[args.data](config)
+  return config
+
+
+def inner_attack():
+  """Arguments that all objectives with an attack share."""
+  return {
+    'epsilon': 8 / 255,
+    'norm': 'linf',  # linf, l2, l1.
+    'inner_steps': 5,
+    'inner_step_size': common.optional(float),  # 2.5 epsilon / inner_steps.
+    'attack_train_mode': False,  # How BatchNorm normalises there.
+  }
+
+
+def rival(data, name, **kw):
+  """The same data, network and evaluation for another objective.
+
+  Args:
+    data: A data set.
+    name: The objective.
+    **kw: Its arguments; those that the inner attack has here stay.
+  """
+  config = get_config(data)
+  own = config.objective.kw
+  attack = {field: own[field] for field in inner_attack()}
+  config.objective.name = name
+  config.objective.kw = attack | kw
   return config
 
 

@@ -49,6 +49,7 @@ def augment(
   grayscale: float = 0.0,
   blur: float = 0.0,
   solarize: float = 0.0,
+  strength: ArrayLike = 1.0,
   example_ids: ArrayLike | None = None,
 ) -> jax.Array:
   r"""Changes each image at random: crop, flip, colours, blur, solarization.
@@ -91,6 +92,8 @@ def augment(
       [0.1, 2.0] pixels. The kernel is a tenth of the shorter side, odd and at
       least 3 pixels; at the edges the image is mirrored about its last pixel.
     solarize: Probability that pixels of at least 0.5 are inverted.
+    strength: In [0, 1], may be traced: multiplies ``1 - scale[0]``, the jitter
+      and every probability but the mirror's (Luo et al., 2023).
     example_ids: Optional integers ``[B]`` that key the examples.
 
   Returns:
@@ -114,7 +117,9 @@ def augment(
     al., `A simple framework for contrastive learning
     <https://arxiv.org/abs/2002.05709>`_, 2020, appendix A (jitter, grayscale,
     blur). Grill et al., `Bootstrap your own latent
-    <https://arxiv.org/abs/2006.07733>`_, 2020, appendix B (solarize).
+    <https://arxiv.org/abs/2006.07733>`_, 2020, appendix B (solarize). Luo et
+    al., `Rethinking the effect of data augmentation in adversarial contrastive
+    learning <https://arxiv.org/abs/2303.01289>`_, 2023 (strength).
 
   .. note::
     Where torchvision's RandomResizedCrop draws again if a box does not fit
@@ -152,6 +157,7 @@ def augment(
     )
   jitter = jitter if jitter_probability else 0
   grayscale = grayscale if channels == 3 else 0
+  scale = 1 - (1 - scale[0]) * strength, scale[1]
   if not any((crop, flip, resized_crop, jitter, grayscale, blur, solarize)):
     return images
   if example_ids is None:
@@ -168,13 +174,15 @@ def augment(
       image = pix.random_flip_left_right(keys[1], image)
     image = image.astype(jnp.promote_types(images.dtype, jnp.float32))
     if jitter:
-      image = _color.random_jitter(keys[3], image, jitter, jitter_probability)
+      image = _color.random_jitter(
+        keys[3], image, jitter * strength, jitter_probability * strength
+      )
     if grayscale:
-      image = _color.random_grayscale(keys[4], image, grayscale)
+      image = _color.random_grayscale(keys[4], image, grayscale * strength)
     if blur:
-      image = _blur.random_blur(keys[5], image, blur)
+      image = _blur.random_blur(keys[5], image, blur * strength)
     if solarize:
-      inverted = jax.random.bernoulli(keys[6], solarize)
+      inverted = jax.random.bernoulli(keys[6], solarize * strength)
       image = jnp.where(inverted, pix.solarize(image, 0.5), image)
     return image.astype(images.dtype)
 
@@ -219,7 +227,7 @@ def _resized_crop(
   key: jax.Array,
   image: jax.Array,
   size: int,
-  scale: tuple[float, float],
+  scale: tuple[ArrayLike, float],
   ratio: tuple[float, float],
 ) -> jax.Array:
   """A random box of one image ``[H, W, C]``, resized to ``[size, size, C]``."""

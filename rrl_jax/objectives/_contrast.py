@@ -1,18 +1,29 @@
 """Losses of two views of each image: what self-supervision minimises."""
 
 from collections.abc import Callable
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rrl_jax import losses, typing
-from rrl_jax.objectives import _classification
+from rrl_jax.objectives import _classification, _teacher
 
-BASES = ('simclr', 'supcon', 'cross_entropy')
+BASES = ('simclr', 'byol', 'supcon', 'cross_entropy')
 
-Base = Callable[
-  [jax.Array, dict[str, jax.Array], jax.Array], tuple[jax.Array, typing.Metrics]
-]
+
+class Base(NamedTuple):
+  """A loss that keeps features apart, with what it has to remember.
+
+  Attributes:
+    loss_fn: ``(params, model_state, aux_state, images [2 B, H, W, C], labels
+      [B]) -> (loss, logits, out, (model_state, aux_state, metrics))``.
+    init: ``aux_state`` before the first step, as of `typing.Objective`.
+  """
+
+  loss_fn: Callable[..., tuple]
+  init: Callable[..., typing.AuxState]
 
 
 def two_views(batch: typing.Batch) -> jax.Array:
@@ -21,45 +32,110 @@ def two_views(batch: typing.Batch) -> jax.Array:
   return jnp.concatenate([views[:, 0], views[:, 1]])
 
 
-def base(name: str, *, temperature: float) -> Base:
+def base(
+  name: str,
+  apply_fn: typing.ApplyFn,
+  *,
+  temperature: float = 0.5,
+  momentum: float = 0.99,
+) -> Base:
   """The loss that keeps features apart.
 
   Args:
-    name: 'simclr' (InfoNCE of the embeddings, labels unseen), 'supcon'
-      (supervised contrastive), 'cross_entropy' of both views.
-    temperature: Of the first two, positive.
-
-  Returns:
-    ``(logits [2 B, K], out, labels [B]) -> (loss, metrics)``.
+    name: 'simclr' (InfoNCE of the embeddings, labels unseen), 'byol' (the
+      embedding of one view is predicted from the other's, labels unseen),
+      'supcon' (supervised contrastive), 'cross_entropy' of both views.
+    apply_fn: The network; of 'byol' it needs ``model.kw.predictor``.
+    temperature: Of 'simclr' and 'supcon', positive.
+    momentum: Of the teacher of 'byol', in [0, 1).
 
   Raises:
-    ValueError: An unknown name or a temperature that is not positive.
+    ValueError: An unknown name, or a value out of range.
   """
   if name not in BASES:
     raise ValueError(f'base={name!r}; known: {", ".join(BASES)}')
   if not 0 < temperature < float('inf'):
     raise ValueError(f'temperature={temperature} is not positive')
+  if not 0 <= momentum < 1:
+    raise ValueError(f'momentum={momentum} is not in [0, 1)')
 
-  def loss_fn(logits, out, labels):
-    labels = jnp.concatenate([labels, labels])
-    ids = jnp.arange(len(labels)) % (len(labels) // 2)
+  def loss_fn(params, model_state, aux_state, images, labels):
+    (logits, out), model_state = apply_fn(
+      params, model_state, images, train=True
+    )
     if name == 'cross_entropy':
-      example_losses = _classification.cross_entropy(logits, labels)
-      return jnp.mean(example_losses), _classification.metrics(logits, labels)
-    embeddings = losses.l2_normalize(out['embedding'])
-    if name == 'simclr':
-      anchor_losses = losses.infonce(embeddings, ids, temperature=temperature)
+      labels = jnp.concatenate([labels, labels])
+      loss = jnp.mean(_classification.cross_entropy(logits, labels))
+      metrics = _classification.metrics(logits, labels)
     else:
-      anchor_losses = losses.supervised_contrastive(
-        embeddings, labels, ids, temperature=temperature
-      )
-    first, second = jnp.split(jax.lax.stop_gradient(embeddings), 2)
-    mean = jnp.mean(jax.lax.stop_gradient(embeddings), axis=0)
-    return jnp.mean(anchor_losses), {
-      # Mean cosine of the two views of an image, and of any two images: equal
-      # when everything has collapsed to one point.
-      'view_cosine': jnp.mean(jnp.sum(first * second, axis=-1)),
-      'mean_cosine': jnp.sum(jnp.square(mean)),
-    }
+      embeddings = losses.l2_normalize(out['embedding'])
+      metrics = geometry(embeddings)
+      if name == 'simclr':
+        loss = infonce(embeddings, temperature)
+      elif name == 'supcon':
+        loss = jnp.mean(
+          losses.supervised_contrastive(
+            embeddings,
+            jnp.concatenate([labels, labels]),
+            instance_ids(embeddings),
+            temperature=temperature,
+          )
+        )
+      else:
+        (_, target), teacher = _teacher.forward(
+          apply_fn, aux_state['teacher'], images, train=True
+        )
+        loss = prediction_error(out, target)
+        aux_state = aux_state | {
+          'teacher': _teacher.follow(teacher, params, momentum)
+        }
+    return loss, logits, out, (model_state, aux_state, metrics)
 
-  return loss_fn
+  def init(params, model_state, batch, key):
+    del key
+    if name != 'byol':
+      return {}
+    forward = functools.partial(apply_fn, train=False)
+    (_, out), _ = jax.eval_shape(forward, params, model_state, batch['image'])
+    if 'prediction' not in out:
+      raise ValueError("base='byol' needs model.kw.predictor=True")
+    return {'teacher': _teacher.init(params, model_state)}
+
+  return Base(loss_fn, init)
+
+
+def instance_ids(embeddings: jax.Array, num_views: int = 2) -> jax.Array:
+  """The image of each row, ``[V B]``, where all first views come first."""
+  return jnp.arange(len(embeddings)) % (len(embeddings) // num_views)
+
+
+def infonce(
+  embeddings: jax.Array, temperature: float, num_views: int = 2
+) -> jax.Array:
+  """Mean InfoNCE of unit rows ``[V B, D]``, all first views first."""
+  ids = instance_ids(embeddings, num_views)
+  return jnp.mean(losses.infonce(embeddings, ids, temperature=temperature))
+
+
+def prediction_error(out, target) -> jax.Array:
+  """``2 - 2 cos`` between each embedding of the teacher and its prediction.
+
+  The prediction is made from the other view; the mean is over both views.
+  """
+  predicted = losses.l2_normalize(out['prediction'])
+  first, second = jnp.split(losses.l2_normalize(target['embedding']), 2)
+  target = jnp.concatenate([second, first])
+  return jnp.mean(2 - 2 * jnp.sum(predicted * target, axis=-1))
+
+
+def geometry(embeddings: jax.Array) -> typing.Metrics:
+  """Mean cosine of the two views of an image, and of any two rows.
+
+  They are equal when everything has collapsed to one point.
+  """
+  embeddings = jax.lax.stop_gradient(embeddings)
+  first, second = jnp.split(embeddings, 2)
+  return {
+    'view_cosine': jnp.mean(jnp.sum(first * second, axis=-1)),
+    'mean_cosine': jnp.sum(jnp.square(jnp.mean(embeddings, axis=0))),
+  }

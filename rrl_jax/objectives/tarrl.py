@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from rrl_jax import attacks, losses, typing
-from rrl_jax.objectives import _contrast
+from rrl_jax.objectives import _contrast, _inner_attack
 
 DISTANCES = ('sq_l2', 'l2', 'cosine', 'unit_l2', 'kl')
 LAYERS = ('features', 'embedding', 'logits')
 STOPS = ('none', 'clean', 'adversarial')
-NORMS = ('linf', 'l2', 'l1')
+ATTACKS = ('shift', 'base_gradient')
 
 
 def make(
@@ -35,29 +35,35 @@ def make(
   data: typing.DataSpec | None = None,
   base: str = 'simclr',
   temperature: float = 0.5,
+  momentum: float = 0.99,
   strength: float = 1.0,
   distance: str = 'unit_l2',
   layer: str = 'features',
   standardise: bool = True,
   stop: str = 'none',
+  attack: str = 'shift',
   epsilon: float = 8 / 255,
   norm: str = 'linf',
   inner_steps: int = 5,
   inner_step_size: float | None = None,
   attack_train_mode: bool = False,
+  eval_norm: str = 'clean',
   ramp_steps: int = 0,
 ) -> typing.Objective:
   """Returns the TARRL objective on two views (``data.augment.views=2``).
 
   The first view of each image is attacked. The attack starts at a random
   point of the ball, for at the image itself the gradient of every distance
-  vanishes.
+  vanishes. With ``model.kw.dual_norm`` attacked images are normalised by
+  BatchNorms of their own, in the attack too.
 
   Args:
     apply_fn: The network; ``model.kw.embedding_dim`` gives it a projector.
     data: Not used; every objective takes it.
-    base: What keeps features apart: 'simclr', 'supcon' or 'cross_entropy'.
-    temperature: Of the first two, positive.
+    base: What keeps features apart: 'simclr', 'byol', 'supcon' or
+      'cross_entropy'.
+    temperature: Of 'simclr' and 'supcon', positive.
+    momentum: Of the teacher of 'byol', in [0, 1).
     strength: The weight lambda, at least 0; 0 leaves the attack out.
     distance: D, one of `DISTANCES`.
     layer: What is held still: 'features' (what a probe reads, of which the
@@ -67,44 +73,49 @@ def make(
       network may shrink all features ('sq_l2', 'l2') or add a constant to them
       ('unit_l2', 'cosine') and be no more robust to a head that undoes it.
     stop: The side without gradient: 'clean', 'adversarial' or 'none'.
+    attack: 'shift' maximises D by PGD. 'base_gradient' is cheaper and weaker:
+      one step to the edge of the ball, up the slope of the base loss, which
+      training has computed already but for the first layer; with
+      ``stop='clean'`` it costs no pass through the network.
     epsilon: Radius of the ball in units of images in [0, 1], at most 1 for
       'linf'.
     norm: 'linf', 'l2' or 'l1'.
-    inner_steps: Gradient steps of the attack.
+    inner_steps: Gradient steps of 'shift'.
     inner_step_size: Of each; None takes 2.5 epsilon / inner_steps, and epsilon
       for one step.
     attack_train_mode: Whether BatchNorm normalises by the batch while
-      attacking, as in the step that follows, or by its averages.
+      attacking, as in the step that follows, or by its averages;
+      'base_gradient' always takes the batch.
+    eval_norm: 'clean' or 'adversarial', the BatchNorms that evaluations take
+      where there are two sets.
     ramp_steps: Steps over which the weight rises from 0.
 
   Raises:
     ValueError: A value does not exist or is out of range.
   """
   del data
-  base_loss = _contrast.base(base, temperature=temperature)
+  base_fn = _contrast.base(
+    base, apply_fn, temperature=temperature, momentum=momentum
+  )
   for name, value, known in (
     ('distance', distance, DISTANCES),
     ('layer', layer, LAYERS),
     ('stop', stop, STOPS),
-    ('norm', norm, NORMS),
+    ('attack', attack, ATTACKS),
+    ('eval_norm', eval_norm, ('clean', 'adversarial')),
   ):
     if value not in known:
       raise ValueError(f'{name}={value!r}; known: {", ".join(known)}')
   if not 0 <= strength < float('inf'):
     raise ValueError(f'strength={strength} is not in [0, inf)')
-  if not 0 < epsilon < float('inf') or (norm == 'linf' and epsilon > 1):
-    raise ValueError(
-      f'epsilon={epsilon} is not in (0, {"1]" if norm == "linf" else "inf)"},'
-      ' in units of images in [0, 1]'
-    )
-  if inner_steps < 1:
-    raise ValueError(f'inner_steps={inner_steps} is not positive')
   if ramp_steps < 0:
     raise ValueError(f'ramp_steps={ramp_steps} is negative')
-  if inner_step_size is None:
-    inner_step_size = epsilon * min(2.5 / inner_steps, 1.0)
-  if not 0 < inner_step_size < float('inf'):
-    raise ValueError(f'inner_step_size={inner_step_size} is not positive')
+  ascend = _inner_attack.make(
+    epsilon=epsilon,
+    norm=norm,
+    inner_steps=inner_steps,
+    inner_step_size=inner_step_size,
+  )
   shift = functools.partial(losses.feature_shift, distance=distance)
   pick = lambda logits, out: logits if layer == 'logits' else out[layer]
 
@@ -116,40 +127,67 @@ def make(
     square = jnp.mean(jnp.sum(jnp.square(clean - mean), axis=-1))
     return lambda features: (features - mean) / jnp.sqrt(square + 1e-12)
 
-  def attack(params, model_state, images, clean, key):
+  def furthest(params, model_state, images, clean, key):
     """The images whose features lie furthest from the clean ones."""
     params, model_state = jax.lax.stop_gradient((params, model_state))
 
-    def features_fn(points):
+    def features_fn(points, adversarial=True):
       (logits, out), _ = apply_fn(
-        params, model_state, points, train=attack_train_mode
+        params,
+        model_state,
+        points,
+        train=attack_train_mode,
+        adversarial=adversarial,
       )
       return pick(logits, out)
 
     if not attack_train_mode:  # The clean features in the attack's mode.
-      clean = features_fn(images)
+      clean = features_fn(images, adversarial=False)
     scale = scaled_by(jax.lax.stop_gradient(clean))
-    return attacks.pgd(
+    return ascend(
       attacks.feature_shift_objective(
         lambda points: scale(features_fn(points)), scale(clean), distance=shift
       ),
       key,
       images,
-      epsilon=epsilon,
-      step_size=inner_step_size,
-      num_steps=inner_steps,
-      norm=norm,
     )
 
+  def up_the_base_loss(params, model_state, aux_state, images, labels):
+    """The first views, moved to the edge of the ball."""
+    frozen = jax.lax.stop_gradient((params, model_state, aux_state))
+
+    def loss_fn(points):  # One number, of which each image has its part.
+      loss, *_ = base_fn.loss_fn(*frozen, points, labels)
+      return jnp.full(len(points), loss / len(points))
+
+    moved = attacks.pgd(
+      loss_fn,
+      None,
+      images,
+      epsilon=epsilon,
+      step_size=epsilon,
+      num_steps=1,
+      norm=norm,
+      random_start=False,
+    )
+    return moved[: len(labels)]
+
   def loss_fn(params, model_state, aux_state, batch, key, step):
-    images = _contrast.two_views(batch)
-    (logits, out), new_state = apply_fn(params, model_state, images, train=True)
-    loss, metrics = base_loss(logits, out, batch['label'])
+    images, labels = _contrast.two_views(batch), batch['label']
+    before = params, model_state, aux_state
+    loss, logits, out, (model_state, aux_state, metrics) = base_fn.loss_fn(
+      *before, images, labels
+    )
     if strength:
-      size = len(batch['label'])
-      clean, first = pick(logits, out)[:size], images[:size]
-      moved = attack(params, model_state, first, clean, key)
-      (logits, out), new_state = apply_fn(params, new_state, moved, train=True)
+      first = images[: len(labels)]
+      clean = pick(logits, out)[: len(labels)]
+      if attack == 'shift':
+        moved = furthest(params, before[1], first, clean, key)
+      else:
+        moved = up_the_base_loss(*before, images, labels)
+      (logits, out), model_state = apply_fn(
+        params, model_state, moved, train=True, adversarial=True
+      )
       scale = scaled_by(clean)
       clean, adversarial = scale(clean), scale(pick(logits, out))
       if stop == 'clean':
@@ -167,6 +205,11 @@ def make(
         'pixel_shift': jnp.mean(jnp.abs(moved - first)),
       }
       loss = loss + weight * penalty
-    return loss, (new_state, aux_state, metrics)
+    return loss, (model_state, aux_state, metrics)
 
-  return typing.Objective(loss_fn, num_views=2)
+  return typing.Objective(
+    loss_fn,
+    init=base_fn.init,
+    num_views=2,
+    eval_adversarial=eval_norm == 'adversarial',
+  )

@@ -54,7 +54,7 @@ def make(
   tx: optax.GradientTransformation,
   *,
   key: jax.Array,
-  prepare: Callable[[typing.Batch, jax.Array], typing.Batch],
+  prepare: Callable[[typing.Batch, jax.Array, jax.Array], typing.Batch],
   ema_decay: float = 0.0,
   micro_batches: int = 1,
 ) -> Step:
@@ -67,8 +67,8 @@ def make(
     objective: What to minimise.
     tx: The optimizer.
     key: Root of the randomness of all steps.
-    prepare: ``(batch, key) -> batch`` that brings images to [0, 1] floats and
-      augments them.
+    prepare: ``(batch, key, step) -> batch`` that brings images to [0, 1]
+      floats and augments them.
     ema_decay: Decay of the averaged weights, if the state keeps them.
     micro_batches: Into how many parts of equal size a batch is cut, each of
       which goes through the network by itself. For a loss that sees its
@@ -80,7 +80,7 @@ def make(
     augment_key, loss_key = jax.random.split(
       jax.random.fold_in(key, state.step)
     )
-    batch = prepare(batch, augment_key)
+    batch = prepare(batch, augment_key, state.step)
     compute = functools.partial(_gradient, objective)
     if micro_batches > 1:
       compute = functools.partial(_accumulate, objective, micro_batches)

@@ -18,6 +18,7 @@ SMALL = {
   'resnet18': {'width': 4},
   'resnet20': {'width': 2},
   'resnet50': {'width': 4},
+  'vit_lite': {'depth': 1},
   'vit_tiny': {'patch_size': 4, 'depth': 2},
   'vit_small': {'patch_size': 4, 'depth': 1, 'pool': 'mean'},
 }
@@ -144,8 +145,10 @@ def test_the_predictor_is_a_head_on_the_embedding(rng):
   )
   params, _ = models.init(model, jax.random.key(0), SHAPE)
   (_, out), _ = models.apply_fn(model)(params, {}, images_of(rng), train=True)
-  hidden, last = params['prediction_hidden'], params['prediction']
-  expected = out['embedding'] @ hidden['kernel'] + hidden['bias']
+  hidden, last, embedding = jax.device_get(
+    (params['prediction_hidden'], params['prediction'], out['embedding'])
+  )
+  expected = embedding @ hidden['kernel'] + hidden['bias']
   expected = np.maximum(expected, 0) @ last['kernel'] + last['bias']
   np.testing.assert_allclose(out['prediction'], expected, rtol=1e-5, atol=1e-6)
 

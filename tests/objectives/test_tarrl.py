@@ -15,7 +15,7 @@ from rrl_jax.typing import DataSpec
 NUM_CLASSES = 3
 
 
-def apply_fn(params, model_state, images, *, train):
+def apply_fn(params, model_state, images, *, train, adversarial=False):
   """Linear features, so that every attack has a closed form."""
   flat = images.reshape(images.shape[0], -1)
   features = flat @ params['in']
@@ -113,10 +113,8 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
 def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   params, batch, distance
 ):
-  def disguised(params, model_state, images, *, train):
-    (logits, out), model_state = apply_fn(
-      params, model_state, images, train=train
-    )
+  def disguised(params, model_state, images, **kw):
+    (logits, out), model_state = apply_fn(params, model_state, images, **kw)
     out = out | {'features': 0.01 * out['features'] + 3.0}
     return (logits, out), model_state
 
