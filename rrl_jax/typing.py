@@ -5,7 +5,7 @@ examples in a set, ``H, W, C`` image height, width and channels, ``K`` classes
 or concepts, ``D`` feature dimensions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ ModelState = Any  # What the network carries besides: BatchNorm statistics.
 AuxState = Any  # What the adversary learns: concept weights, duals, teachers.
 Batch = Mapping[str, jax.Array]  # 'image' [B, H, W, C] in [0, 1], 'label' [B],
 #                                  'concept' [B], 'index' [B] (example id),
-#                                  perhaps 'views' [B, V, H, W, C].
+#                                  'group' [B], 'views' [B, V, H, W, C].
 Metrics = dict[str, jax.Array]  # By name: a scalar, or one a concept, [K].
 
 LossFn = Callable[[jax.Array], jax.Array]  # Images -> loss of each, [B].
@@ -35,13 +35,16 @@ class ApplyFn(Protocol):
     *,
     train: bool,
     adversarial: bool = False,
+    labels: jax.Array | None = None,
   ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], ModelState]:
     """Returns ``((logits [B, K], out), model_state)``.
 
     ``out['features']`` is the penultimate vector and ``out['embedding']`` the
     projected one; ``model_state`` comes back changed only when training.
     ``adversarial`` chooses the BatchNorms of attacked images, where a network
-    has two sets.
+    has two sets. ``labels`` [B] reach a decoder that takes them; without, it
+    takes the predicted classes. ``out['reconstruction']`` [B, H, W, C] is what
+    a network with a decoder makes of the features.
     """
 
 
@@ -57,6 +60,10 @@ class DataSpec:
       shape ``[K]``; counts / total under uniform sampling, 1 / K under
       concept-balanced sampling.
     num_examples: Training examples N; ``batch['index']`` is below it.
+    group_names: Name of each group; none unless the batch has ``'group'``.
+    group_counts: Training examples of each group, integers, shape ``[G]``.
+    class_probs: Probability that an example of a batch has given label c,
+      shape of the classes; None for not known.
   """
 
   class_names: tuple[str, ...]
@@ -64,6 +71,9 @@ class DataSpec:
   concept_counts: np.ndarray
   sampling_probs: np.ndarray
   num_examples: int
+  group_names: tuple[str, ...] = ()
+  group_counts: np.ndarray | None = None
+  class_probs: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +102,8 @@ class Objective:
     num_views: Augmentations of an image that ``batch['views']`` has to hold.
     eval_adversarial: Whether evaluations take the BatchNorms of attacked
       images, where the network has two sets.
+    remarks: ``batch_size -> lines`` that the user ought to read before the run
+      starts.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
@@ -104,6 +116,7 @@ class Objective:
   num_networks: int = 1
   num_views: int = 0
   eval_adversarial: bool = False
+  remarks: Callable[[int], Sequence[str]] = lambda batch_size: ()
 
   def __call__(self, params, model_state, aux_state, batch, key, step):
     """Calls ``loss_fn``."""

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from rrl_jax import errors, typing
+from rrl_jax.models import _composition
 
 __all__ = ['apply_fn', 'feature_bounds', 'get', 'init', 'make', 'names']
 
@@ -56,7 +57,9 @@ def make(name: str, *, num_classes: int, **kw: Any) -> nn.Module:
   Args:
     name: One of `names()`.
     num_classes: Number of logits, at least 1.
-    **kw: Fields of the network's `Model`; lists become tuples.
+    **kw: Fields of the network's `Model`, and those of
+      `_composition.Composition`: a decoder, a second encoder. Lists become
+      tuples.
 
   Returns:
     The linen module, hashable.
@@ -70,6 +73,7 @@ def make(name: str, *, num_classes: int, **kw: Any) -> nn.Module:
     for field in inspect.signature(model_class).parameters
     if field not in ('num_classes', 'parent', 'name')
   ]
+  known += _composition.FIELDS
   for field in kw:
     if field not in known:
       raise errors.ConfigError(
@@ -79,9 +83,26 @@ def make(name: str, *, num_classes: int, **kw: Any) -> nn.Module:
   if num_classes < 1:
     raise errors.ConfigError(f'num_classes={num_classes} must be at least 1')
   kw = {k: tuple(v) if isinstance(v, list) else v for k, v in kw.items()}
+  beside = _composition.Composition(
+    **{k: kw.pop(k) for k in _composition.FIELDS if k in kw}
+  )
   model = model_class(num_classes=num_classes, **kw)
+  if beside != _composition.Composition():
+    model = _composition.compose(model, beside, _mirrored(model, beside))
   model.check()
   return model
+
+
+def _mirrored(model, beside):
+  """The network that a decoder mirrors, None for no decoder."""
+  if beside.decoder in ('none', 'mirror'):
+    return None if beside.decoder == 'none' else model
+  if beside.decoder not in names():
+    raise errors.ConfigError(
+      f'model.kw.decoder={beside.decoder!r} must be one of none, mirror,'
+      f' {", ".join(names())}'
+    )
+  return make(beside.decoder, num_classes=1, dtype=model.dtype)
 
 
 def init(
@@ -127,16 +148,21 @@ def apply_fn(model: nn.Module) -> typing.ApplyFn:
     model: Result of `make`.
 
   Returns:
-    ``(params, model_state, images, *, train, adversarial=False) ->
-    ((logits [B, K], out), model_state)``; the state comes back as it was
+    ``(params, model_state, images, *, train, adversarial=False, labels=None)
+    -> ((logits [B, K], out), model_state)``; the state comes back as it was
     unless ``train``. ``adversarial`` chooses the second set of BatchNorms
-    where the network has two, and nothing where it has not.
+    where the network has two, and nothing where it has not; ``labels`` likewise
+    reach a decoder that takes them.
   """
   dual = getattr(model, 'dual_norm', False)
+  takes_labels = getattr(model, 'takes_labels', False)
 
-  def apply(params, model_state, images, *, train, adversarial=False):
+  def apply(
+    params, model_state, images, *, train, adversarial=False, labels=None
+  ):
     variables = {'params': params, **model_state}
     kw = {'train': train} | ({'adversarial': adversarial} if dual else {})
+    kw |= {'labels': labels} if takes_labels else {}
     if train and model_state:
       return model.apply(variables, images, mutable=list(model_state), **kw)
     return model.apply(variables, images, **kw), model_state

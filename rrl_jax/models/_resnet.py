@@ -45,19 +45,7 @@ class ResNet(_layers.Network):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, adversarial: bool = False):
     """Returns ``(logits, out)`` of images ``[B, H, W, C]`` in [0, 1]."""
-    conv = functools.partial(
-      nn.Conv,
-      use_bias=False,
-      dtype=self.compute_dtype,
-      kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
-    )
-    norm = functools.partial(
-      nn.BatchNorm,
-      use_running_average=not train,
-      momentum=self.batch_norm_momentum,
-      epsilon=1e-5,
-      dtype=self.compute_dtype,
-    )
+    conv, norm = layers(self, train)
     if self.dual_norm:
       norm = functools.partial(_DualNorm, norm=norm, adversarial=adversarial)
     x = self.normalise(x)
@@ -70,7 +58,7 @@ class ResNet(_layers.Network):
       x = _layers.max_pool(x, 3, 2, 1)
     for i, num_blocks in enumerate(self.stage_sizes):
       for j in range(num_blocks):
-        x = _Block(
+        x = Block(
           width=self.width * 2**i,
           stride=2 if i > 0 and j == 0 else 1,
           bottleneck=self.bottleneck,
@@ -80,6 +68,26 @@ class ResNet(_layers.Network):
           name=f'stage{i}_block{j}',
         )(x)
     return self.heads(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+
+
+def layers(
+  network: ResNet, train: bool
+) -> tuple[functools.partial, functools.partial]:
+  """Convolution and normalisation with the settings of a network."""
+  conv = functools.partial(
+    nn.Conv,
+    use_bias=False,
+    dtype=network.compute_dtype,
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+  )
+  norm = functools.partial(
+    nn.BatchNorm,
+    use_running_average=not train,
+    momentum=network.batch_norm_momentum,
+    epsilon=1e-5,
+    dtype=network.compute_dtype,
+  )
+  return conv, norm
 
 
 class _DualNorm(nn.Module):
@@ -98,7 +106,7 @@ class _DualNorm(nn.Module):
     return attacked(x) if self.adversarial else clean(x)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
   """Two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the channels."""
 
   width: int

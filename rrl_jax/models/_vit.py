@@ -23,6 +23,8 @@ class ViT(_layers.Network):
 
   width: ClassVar[int] = 0
   num_heads: ClassVar[int] = 0
+  mlp_ratio: ClassVar[int] = 4
+  norm_patches: ClassVar[bool] = False
 
   patch_size: int = 16
   depth: int = 12
@@ -55,6 +57,8 @@ class ViT(_layers.Network):
     x = x.reshape(batch, height // size, size, width // size, size, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
     x = nn.Dense(self.width, dtype=dtype, name='patches')(x)
+    if self.norm_patches:
+      x = nn.LayerNorm(epsilon=1e-6, dtype=dtype, name='patches_norm')(x)
     tokens = []
     if self.pool == 'cls':
       cls = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
@@ -65,15 +69,26 @@ class ViT(_layers.Network):
     )
     x = x + positions.astype(dtype)
     for i in range(self.depth):
-      x = _Block(num_heads=self.num_heads, dtype=dtype, name=f'block{i}')(x)
+      x = block(self, name=f'block{i}')(x)
     x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name='norm')(x)
     return self.heads(x[:, 0] if self.pool == 'cls' else jnp.mean(x, axis=1))
 
 
+def block(network: ViT, name: str) -> nn.Module:
+  """One block with the settings of a network."""
+  return _Block(
+    num_heads=network.num_heads,
+    mlp_ratio=network.mlp_ratio,
+    dtype=network.compute_dtype,
+    name=name,
+  )
+
+
 class _Block(nn.Module):
-  """Attention and a four times wider MLP, each after LayerNorm, each added."""
+  """Attention and a wider MLP, each after LayerNorm, each added."""
 
   num_heads: int
+  mlp_ratio: int
   dtype: jnp.dtype
 
   @nn.compact
@@ -86,6 +101,6 @@ class _Block(nn.Module):
     y = y.reshape(x.shape)
     x = x + nn.Dense(width, dtype=self.dtype, name='attention')(y)
     y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='norm1')(x)
-    y = nn.Dense(4 * width, dtype=self.dtype, name='mlp0')(y)
+    y = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name='mlp0')(y)
     y = jax.nn.gelu(y, approximate=False)
     return x + nn.Dense(width, dtype=self.dtype, name='mlp1')(y)
