@@ -34,8 +34,14 @@ def base() -> ConfigDict:
   config.data.split_seed = 0  # Of the test split, where a set has none.
   config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
   config.data.coarse = ''  # '' none, 'source', 'cifar10', ..., 'a=0-3 b=4-6'.
-  config.data.concepts = 'class'  # 'class', 'fine', 'coarse', 'a=0-3 b=4-6'.
-  config.data.imbalance = ''  # '' none, '1.0,0.25' a concept, 'exp:100'.
+  config.data.concepts = 'class'  # fine, coarse, group, or 'a=0-3 b=4-6'.
+  config.data.imbalance = ''  # '1.0,0.25', 'cat=0.1', 'exp:100', 'within:...'.
+  config.data.groups = ConfigDict()  # By which a classifier is judged.
+  config.data.groups.kind = 'none'  # patch, colour, background, attribute, fine.
+  config.data.groups.strength = 0.95  # Share with its class's attribute.
+  config.data.groups.test_strength = optional(float)  # None: independent.
+  config.data.groups.num_attributes = optional(int)  # None: one a class.
+  config.data.groups.seed = 0
   config.data.noise = ConfigDict()  # Flips labels of the training split.
   config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...
   config.data.noise.rate = 0.0  # Fraction of each class's labels.

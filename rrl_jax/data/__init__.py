@@ -25,6 +25,7 @@ from types import ModuleType
 from rrl_jax.data import abnormal as abnormal_lib
 from rrl_jax.data import coarse as coarse_lib
 from rrl_jax.data import concepts as concepts_lib
+from rrl_jax.data import groups as groups_lib
 from rrl_jax.data import noise as noise_lib
 from rrl_jax.data.source import Images, Source, Splits, Truth
 from rrl_jax.errors import ConfigError, DataError
@@ -35,6 +36,10 @@ __all__ = [
 _NOISE = {
   'kind': 'none', 'rate': 0.0, 'seed': 0, 'mapping': '', 'exact': True,
   'confusion': None,
+}  # fmt: skip
+_GROUPS = {
+  'kind': 'none', 'strength': 0.95, 'test_strength': None,
+  'num_attributes': None, 'seed': 0,
 }  # fmt: skip
 _ABNORMAL = {
   'kind': 'none', 'rate': 0.0, 'seed': 0, 'name': '', 'kw': {}, 'classes': ''
@@ -68,6 +73,7 @@ def load(
   imbalance: str = '',
   seed: int = 0,
   split_seed: int = 0,
+  groups: Mapping | None = None,
   noise: Mapping | None = None,
   abnormal: Mapping | None = None,
   **kw,
@@ -76,22 +82,28 @@ def load(
 
   In this order: ``classes`` selects; ``coarse`` merges classes, and from here
   on they are what a label means; ``concepts`` groups; ``imbalance`` thins the
-  training split; ``abnormal`` replaces some of its images; ``noise`` changes
-  some labels of the others. ``train.truth`` says which were replaced or
-  changed. Wherever a text numbers classes they are those of the source, before
-  anything was selected or merged; noise alone speaks of the labels as they are
-  then.
+  training split; ``groups`` plants an attribute into both splits, so that its
+  strength is that of the thinned set; ``abnormal`` replaces some training
+  images; ``noise`` changes some labels of the others, whose groups and fine
+  labels stay the true ones. ``train.truth`` says which were replaced or
+  changed. With the concepts ``'group'`` imbalance comes after groups.
+
+  Wherever a text numbers classes they are those of the source, before anything
+  was selected or merged; noise alone speaks of the labels as they are then.
 
   Args:
     name: A source, see `names`.
     classes: Classes to keep, as `concepts.select` reads them; '' for all.
     coarse: Which classes become one, as `coarse.apply` reads it; '' for none.
     concepts: How classes group, as `concepts.select` reads it; ``'fine'``, with
-      a coarse map, for each class that it merges.
+      a coarse map, for each class that it merges; ``'group'`` for the groups.
     imbalance: How rare each concept is in the training split, as
       `concepts.thin` reads it; '' for as it is.
     seed: Seeds which examples of a thinned concept stay.
     split_seed: Seeds what is held out, where a source has no test split.
+    groups: Arguments of `groups.apply`: ``kind, strength, test_strength,
+      num_attributes, seed``; what is left out has its default, which for kind
+      is ``'none'``.
     noise: Arguments of `noise.flip` for the training split: ``kind, rate,
       seed, mapping, exact, confusion``; what is left out has its default,
       which for kind is ``'none'`` and for rate and seed 0.
@@ -120,8 +132,10 @@ def load(
   for key, number in (('seed', seed), ('split_seed', split_seed)):
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
       raise ConfigError(f'data.{key}={number!r}: an integer of at least 0')
+  groups = _fields('groups', groups, _GROUPS)
   noise = _fields('noise', noise, _NOISE)
   abnormal = _fields('abnormal', abnormal, _ABNORMAL)
+  groups_lib.check(**groups)
   noise_lib.check(**noise)
   _check_abnormal(**abnormal)
   whole = module.load(**kw, seed=split_seed)
@@ -129,8 +143,14 @@ def load(
     whole = coarse_lib.of_source(whole, name, kw)
   splits = concepts_lib.select(whole, classes=classes, concepts=concepts)
   splits = coarse_lib.apply(splits, coarse, whole=whole, concepts=concepts)
-  train = concepts_lib.thin(splits.train, imbalance, seed=seed)
-  train = _add(train, split_seed=split_seed, **abnormal)
+  thin = lambda splits: splits._replace(
+    train=concepts_lib.thin(splits.train, imbalance, seed=seed)
+  )
+  if concepts == 'group':
+    splits = thin(groups_lib.by_group(groups_lib.apply(splits, **groups)))
+  else:
+    splits = groups_lib.apply(thin(splits), **groups)
+  train = _add(splits.train, split_seed=split_seed, **abnormal)
   train = noise_lib.flip(train, **noise)
   return splits._replace(train=train)
 
@@ -161,6 +181,18 @@ def check_noise(noise: Mapping | None, abnormal: Mapping | None) -> None:
   """
   noise_lib.check(**_fields('noise', noise, _NOISE))
   _check_abnormal(**_fields('abnormal', abnormal, _ABNORMAL))
+
+
+def check_groups(groups: Mapping | None) -> None:
+  """Checks what can be checked of groups before any data are read.
+
+  Args:
+    groups: As for `load`.
+
+  Raises:
+    ConfigError: A key or value that does not exist.
+  """
+  groups_lib.check(**_fields('groups', groups, _GROUPS))
 
 
 def _fields(group: str, given: Mapping | None, defaults: dict) -> dict:

@@ -20,9 +20,9 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
   Args:
     splits: A set whose concepts are its classes or the hierarchy it brings.
     classes: Members as ``'0-5,8'`` or ``'cat,dog'``; ``''`` for all.
-    concepts: ``'class'``, one a class, and so is ``'fine'``, which `coarse`
-      tells apart; ``'coarse'``, the hierarchy the set brings; or groups of
-      members, each with a name or without, as in
+    concepts: ``'class'``, one a class, and so are ``'fine'`` and ``'group'``,
+      which `coarse` and `groups` tell apart; ``'coarse'``, the hierarchy the
+      set brings; or groups of members, each with a name or without, as in
       ``'clothes=0,1,3 shoes=5,7,9 8'``. Numbers are those of the set, before
       ``classes`` renumbers. Members that are not kept do not count, nor do
       groups that are left empty.
@@ -49,7 +49,7 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
   new_label = np.full(len(names), -1)
   new_label[list(kept)] = np.arange(len(kept))
 
-  by_class = concepts in ('class', 'fine')
+  by_class = concepts in ('class', 'fine', 'group')
   if by_class:
     groups = {names[k]: [k] for k in kept}
   elif concepts == 'coarse':
@@ -105,13 +105,21 @@ def select(splits: Splits, *, classes: str = '', concepts: str = 'class'):
   return Splits(train, test)
 
 
+# Named profiles of `thin`: the imbalanced sets of Chen, Fu et al., 2022.
+PROFILES = {'cifar100_u': 'within:1,0.5,0.2,0.1,0.1', 'mnist_u': '8=0.05'}
+
+
 def thin(source: Source, imbalance: str, *, seed: int) -> Source:
   r"""Makes some concepts rare; which examples stay depends on ``seed`` alone.
 
-  ``'1.0,0.25,0.08'`` keeps that fraction of each concept. ``'exp:R'`` keeps
+  ``'1.0,0.25,0.08'`` keeps that fraction of each concept, ``'8=0.05,cat=0.5'``
+  of some, by name or number. ``'exp:R'`` keeps
   :math:`n_k = n_0 R^{-k/(K-1)}` examples of concept k, so that the first has R
   times as many as the last (fewer, where a concept has not so many to start
-  with). Rounded, at least one example of a concept stays. A smaller fraction
+  with). Rounded, at least one example of a concept stays. ``'within:...'``
+  does this among the concepts of each class, in their order, where a concept
+  lies in one class: subclasses of a coarse class, with the concepts ``'fine'``.
+  `PROFILES` have names: ``'cifar100_u'`` and ``'mnist_u'``. A smaller fraction
   keeps a subset of what a larger one keeps.
 
   Args:
@@ -123,38 +131,82 @@ def thin(source: Source, imbalance: str, *, seed: int) -> Source:
     The source, in its order.
 
   Raises:
-    ConfigError: The text says neither, or not one fraction a concept.
+    ConfigError: The text says none of these, or not one fraction a concept.
 
   References:
     Cui et al., `Class-Balanced Loss <https://arxiv.org/abs/1901.05555>`_,
-    2019, section 5.1 (the exponential profile).
+    2019, section 5.1 (the exponential profile); Chen, Fu et al., `Perfectly
+    Balanced <https://arxiv.org/abs/2204.07596>`_, 2022, whose released code has
+    the fractions of CIFAR-100-U, and a co-author's the rare digit.
+
+  .. note::
+    The released CIFAR-100-U draws with replacement, without a seed, and thins
+    the test split too; here the test split stays as it is.
   """
   if not imbalance:
     return source
-  counts = source.concept_counts
   say = f'data.imbalance={imbalance!r}'
-  if imbalance.startswith('exp:'):
-    ratio = _number(imbalance[4:], say)
-    if not 1 <= ratio < np.inf:
-      raise ConfigError(f'{say}: the ratio of head to tail is at least 1')
-    powers = np.arange(len(counts)) / max(len(counts) - 1, 1)
-    targets = np.minimum(counts, counts[0] * ratio**-powers)
-  else:
-    fractions = [_number(part, say) for part in imbalance.split(',')]
-    if len(fractions) != len(counts):
-      raise ConfigError(
-        f'{say}: {len(fractions)} fractions for {len(counts)} concepts'
-        f' ({", ".join(source.concept_names)})'
+  profile = PROFILES.get(imbalance, imbalance)
+  counts, names = source.concept_counts, source.concept_names
+  if profile.startswith('within:'):
+    targets = np.zeros(len(counts))
+    for label, members in _by_class(source, say).items():
+      targets[members] = _targets(
+        profile.removeprefix('within:'),
+        counts[members],
+        tuple(names[k] for k in members),
+        f'{say}: class {source.class_names[label]!r}',
       )
-    if not all(0 < f <= 1 for f in fractions):
-      raise ConfigError(f'{say}: fractions lie in (0, 1]')
-    targets = counts * np.asarray(fractions)
+  else:
+    targets = _targets(profile, counts, names, say)
   rng = np.random.default_rng((seed, 0x7417))  # Apart from other uses of seed.
   kept = []
   for k, target in enumerate(targets):
     members = rng.permutation(np.flatnonzero(source.concepts == k))
     kept.append(members[: max(round(float(target)), 1)])
   return source.take(np.sort(np.concatenate(kept)))
+
+
+def _targets(
+  profile: str, counts: np.ndarray, names: tuple[str, ...], say: str
+) -> np.ndarray:
+  """How many examples of each concept stay, before rounding."""
+  if profile.startswith('exp:'):
+    ratio = _number(profile[4:], say)
+    if not 1 <= ratio < np.inf:
+      raise ConfigError(f'{say}: the ratio of head to tail is at least 1')
+    powers = np.arange(len(counts)) / max(len(counts) - 1, 1)
+    return np.minimum(counts, counts[0] * ratio**-powers)
+  if '=' in profile:
+    find = finder(names, say)
+    fractions = [1.0] * len(counts)
+    for part in profile.split(','):
+      name, _, number = part.rpartition('=')
+      fractions[find(name.strip())] = _number(number, say)
+  else:
+    fractions = [_number(part, say) for part in profile.split(',')]
+  if len(fractions) != len(counts):
+    raise ConfigError(
+      f'{say}: {len(fractions)} fractions for {len(counts)} concepts'
+      f' ({", ".join(names)})'
+    )
+  if not all(0 < f <= 1 for f in fractions):
+    raise ConfigError(f'{say}: fractions lie in (0, 1]')
+  return counts * np.asarray(fractions)
+
+
+def _by_class(source: Source, say: str) -> dict[int, list[int]]:
+  """Concepts of each class; those without an example are in none."""
+  members = {}
+  for k, name in enumerate(source.concept_names):
+    labels = np.unique(source.labels[source.concepts == k])
+    if len(labels) > 1:
+      raise ConfigError(
+        f'{say}: the concept {name!r} lies in more than one class'
+      )
+    if len(labels):
+      members.setdefault(int(labels[0]), []).append(k)
+  return members
 
 
 def finder(
@@ -251,7 +303,7 @@ def _kept(
   if missing:
     raise ConfigError(
       f'{say}: in no group: {", ".join(missing)}; classes are'
-      f' {_listing(names)} (or say class, fine, coarse)'
+      f' {_listing(names)} (or say class, fine, coarse, group)'
     )
   found = {
     name: [k for k in members if k in kept] for name, members in found.items()

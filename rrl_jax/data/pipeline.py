@@ -110,7 +110,7 @@ def stream(
   Yields:
     ``image`` ``[B / process_count, H, W, C]`` as the source has it, and int32
     ``label``, ``concept`` and ``index`` (position in ``source``)
-    ``[B / process_count]``.
+    ``[B / process_count]``, and ``group`` if the source has groups.
 
   Raises:
     ConfigError: ``process_count`` does not divide the batch size.
@@ -134,6 +134,8 @@ def stream(
       'concept': source.concepts[batch],
       'index': batch.astype(np.int32),
     }
+    if source.groups is not None:
+      found['group'] = source.groups[batch]
     return found | {'image': source.images[batch]} if images else found
 
   options = grain.ReadOptions(

@@ -116,6 +116,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   data_lib.check_noise(
     _given(config.data.noise.to_dict()), _given(config.data.abnormal.to_dict())
   )
+  data_lib.check_groups(_given(config.data.groups.to_dict()))
   evals.check(config.evals.to_dict())
   evals.check(config.interim_evals.to_dict())
   # Two classes in two concepts stand for the data: names, arguments and ranges
@@ -127,6 +128,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     concept_counts=np.array([1, 1]),
     sampling_probs=np.array([0.5, 0.5]),
     num_examples=2,
+    group_names=() if config.data.groups.kind == 'none' else ('0', '1'),
+    group_counts=np.array([1, 1]),
   )
   objective = _objective(config, models.apply_fn(model), spec)
   views = config.data.augment.views
@@ -154,6 +157,7 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
     imbalance=fields['imbalance'],
     seed=fields['seed'],
     split_seed=fields['split_seed'],
+    groups=_given(fields['groups']),
     noise=_given(fields['noise']),
     abnormal=_given(fields['abnormal']),
     **_given(kw),
@@ -219,10 +223,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       model_init=lambda key: models.init(model, key, image_shape),
       objective=objective,
       tx=tx,
-      batch=abstract_batch(config.batch_size, image_shape, num_views),
+      batch=abstract_batch(
+        config.batch_size, image_shape, num_views, groups=has_groups
+      ),
       ema=config.optim.ema_decay > 0,
     )
 
+  has_groups = train.num_groups > 0
   size = augmentation['resized_crop']
   height, width, channels = train.image_shape
   image_shape = (size or height, size or width, channels)
@@ -266,16 +273,20 @@ def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
     concept_counts=train.concept_counts,
     sampling_probs=pipeline.sampling_probs(train, config.data.sampling),
     num_examples=len(train),
+    group_names=train.group_names or (),
+    group_counts=train.group_counts if train.num_groups else np.zeros(0, int),
   )
 
 
 def abstract_batch(
-  batch_size: int, image_shape, num_views: int = 0
+  batch_size: int, image_shape, num_views: int = 0, *, groups: bool = False
 ) -> typing.Batch:
   """Shapes of the batch that an objective sees."""
   rows = jax.ShapeDtypeStruct((batch_size,), np.int32)
   image = jax.ShapeDtypeStruct((batch_size, *image_shape), np.float32)
   batch = {'image': image, 'label': rows, 'concept': rows, 'index': rows}
+  if groups:
+    batch['group'] = rows
   if num_views:
     batch['views'] = jax.ShapeDtypeStruct(
       (batch_size, num_views, *image_shape), np.float32
@@ -295,6 +306,7 @@ def _target(config, name):
     'concepts': 'class',
     'imbalance': '',
     'validation': 0.0,
+    'groups': {},
     'noise': {},
     'abnormal': {},
   }
