@@ -57,7 +57,7 @@ def base() -> ConfigDict:
   config.data.abnormal.kw = _source_kw()
   config.data.abnormal.classes = ''
   config.data.validation = 0.0  # Fraction of train that replaces test.
-  config.data.sampling = 'uniform'  # Or 'concept_balanced'.
+  config.data.sampling = 'uniform'  # Or concept_balanced, class_balanced.
   config.data.device_bytes = 2**30  # Sets up to this size live on the device.
   config.data.num_threads = 8  # Readers of a set that does not.
   config.data.augment = ConfigDict()
@@ -86,6 +86,12 @@ def base() -> ConfigDict:
       'predictor': optional(bool),  # Predicts embeddings, as BYOL does.
       'dtype': optional(str),  # float32, bfloat16.
     }
+      'decoder': optional(str),  # none, mirror, or whose mirror it is.
+      'decoder_condition': optional(str),  # The class: encoder, label.
+      'decoder_output': optional(str),  # sigmoid, linear.
+      'encoders': optional(str),  # one, two, joint.
+      'mean': optional(tuple),  # Of the channels, subtracted.
+      'std': optional(tuple),  # Divides them.
   )
 
   config.objective = ConfigDict()

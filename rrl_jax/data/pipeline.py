@@ -14,7 +14,7 @@ from rrl_jax.errors import ConfigError, DataError
 if TYPE_CHECKING:
   import grain
 
-SAMPLING = ('uniform', 'concept_balanced')
+SAMPLING = ('uniform', 'concept_balanced', 'class_balanced')
 
 
 def sampling_probs(source: Source, sampling: str) -> np.ndarray:
@@ -22,7 +22,8 @@ def sampling_probs(source: Source, sampling: str) -> np.ndarray:
 
   Args:
     source: Training examples.
-    sampling: ``'uniform'`` over examples, or ``'concept_balanced'``.
+    sampling: ``'uniform'`` over examples, ``'concept_balanced'`` or
+      ``'class_balanced'``.
 
   Returns:
     float64 ``[K]`` that sums to one; zero for a concept without an example.
@@ -31,9 +32,24 @@ def sampling_probs(source: Source, sampling: str) -> np.ndarray:
     ConfigError: Unknown ``sampling``.
   """
   _check_sampling(sampling)
-  counts = source.concept_counts
-  weights = counts if sampling == 'uniform' else (counts > 0).astype(float)
-  return weights / weights.sum()
+  return np.sum(_joint_probs(source, sampling), axis=0)
+
+
+def class_probs(source: Source, sampling: str) -> np.ndarray:
+  """Probability that an example of a batch has given label c.
+
+  Args:
+    source: Training examples.
+    sampling: As for `sampling_probs`.
+
+  Returns:
+    float64, one a class, that sums to one; zero for a class without an example.
+
+  Raises:
+    ConfigError: Unknown ``sampling``.
+  """
+  _check_sampling(sampling)
+  return np.sum(_joint_probs(source, sampling), axis=1)
 
 
 def index_batches(
@@ -49,6 +65,7 @@ def index_batches(
   span two epochs. ``'concept_balanced'`` goes round the concepts, and through
   each concept in a new order each time it is used up: within a batch the
   numbers of examples of any two concepts differ by at most one.
+  ``'class_balanced'`` does the same with the classes of the given labels.
 
   Args:
     source: Training examples.
@@ -75,7 +92,7 @@ def index_batches(
   if sampling == 'uniform':
     indices = _uniform(len(source), seed)
   else:
-    indices = _concept_balanced(source, batch_size, seed)
+    indices = _balanced(_groups(source, sampling), batch_size, seed)
   rows = np.arange(batch_size, dtype=np.int64)
   steps = grain.MapDataset.range(sys.maxsize // batch_size)
   return steps.map(lambda step: indices(int(step) * batch_size + rows))
@@ -151,6 +168,26 @@ def _check_sampling(sampling: str) -> None:
     )
 
 
+def _groups(source: Source, sampling: str) -> list[np.ndarray]:
+  """Examples of each group of which a batch is to hold as many."""
+  by_class = sampling == 'class_balanced'
+  groups = source.labels if by_class else source.concepts
+  count = source.num_classes if by_class else source.num_concepts
+  members = [np.flatnonzero(groups == k) for k in range(count)]
+  return [examples for examples in members if len(examples)]
+
+
+def _joint_probs(source: Source, sampling: str) -> np.ndarray:
+  """Probability of class and concept, ``[classes, concepts]``."""
+  shape = source.num_classes, source.num_concepts
+  counts = np.zeros(shape)
+  np.add.at(counts, (source.labels, source.concepts), 1)
+  if sampling != 'uniform':
+    axis = 1 if sampling == 'class_balanced' else 0
+    counts /= np.maximum(counts.sum(axis, keepdims=True), 1)
+  return counts / counts.sum()
+
+
 def _uniform(n: int, seed: int):
   """Positions [B] in an endless walk over n examples -> examples [B]."""
 
@@ -169,42 +206,38 @@ def _uniform(n: int, seed: int):
   return indices
 
 
-def _concept_balanced(source: Source, batch_size: int, seed: int):
-  """Positions [B] in an endless round of the concepts -> examples [B].
+def _balanced(members: list[np.ndarray], batch_size: int, seed: int):
+  """Positions [B] in an endless round of the groups -> examples [B].
 
-  Round r gives one example of each concept. The order of concepts in a round
+  Round r gives one example of each group. The order of groups in a round
   changes where a round and a batch begin together; in between it repeats, so
   that any batch has equal counts within one. Were it never to change, and a
-  batch smaller than the number of concepts, the same concepts would always
-  share a batch.
+  batch smaller than the number of groups, the same groups would always share
+  a batch.
   """
-  members = [
-    np.flatnonzero(source.concepts == k) for k in range(source.num_concepts)
-  ]
-  members = [examples for examples in members if len(examples)]
   num = len(members)
   period = math.lcm(batch_size, num)
 
   @functools.lru_cache(maxsize=4)
-  def concept_order(time: int) -> np.ndarray:
+  def group_order(time: int) -> np.ndarray:
     return np.random.default_rng((seed, num, time)).permutation(num)
 
   @functools.lru_cache(maxsize=4 * num)
-  def order(concept: int, epoch: int) -> np.ndarray:
-    rng = np.random.default_rng((seed, concept, epoch))
-    return rng.permutation(members[concept])
+  def order(group: int, epoch: int) -> np.ndarray:
+    rng = np.random.default_rng((seed, group, epoch))
+    return rng.permutation(members[group])
 
   def indices(positions: np.ndarray) -> np.ndarray:
     # A batch lies within one period.
-    concepts = concept_order(int(positions[0]) // period)[positions % num]
+    groups = group_order(int(positions[0]) // period)[positions % num]
     rounds = positions // num
     examples = np.empty_like(positions)
-    for concept in np.unique(concepts):
-      now = np.flatnonzero(concepts == concept)
-      epochs, offsets = np.divmod(rounds[now], len(members[concept]))
+    for group in np.unique(groups):
+      now = np.flatnonzero(groups == group)
+      epochs, offsets = np.divmod(rounds[now], len(members[group]))
       for epoch in np.unique(epochs):
         here = epochs == epoch
-        examples[now[here]] = order(int(concept), int(epoch))[offsets[here]]
+        examples[now[here]] = order(int(group), int(epoch))[offsets[here]]
     return examples
 
   return indices

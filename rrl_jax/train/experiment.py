@@ -292,6 +292,7 @@ def abstract_batch(
       (batch_size, num_views, *image_shape), np.float32
     )
   return batch
+    class_probs=pipeline.class_probs(train, config.data.sampling),
 
 
 def _target(config, name):

@@ -57,6 +57,9 @@ def train(
     start = int(state.step)
     if start >= total:
       return state
+    if jax.process_index() == 0:
+      for line in experiment.objective.remarks(config.batch_size):
+        print(line, file=sys.stderr, flush=True)
 
     # --- The step: state donated, the resident set passed beside the batch.
     store = resident_set(experiment)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -118,6 +119,31 @@ def test_an_empty_concept_is_never_drawn():
   np.testing.assert_array_equal(
     np.bincount(train.labels[walk(batches, 10)]), [30, 30]
   )
+
+
+def test_class_balanced_batches_hold_as_many_of_each_given_label(train):
+  # Classes that lie across the concepts: 0.45, 0.55 of the examples.
+  labels = np.arange(100) % 20 >= 9
+  mixed = source.Source(
+    train.images,
+    labels.astype(int),
+    'ab',
+    concepts=train.concepts,
+    concept_names='xyz',
+  )
+  batches = pipeline.index_batches(
+    mixed, batch_size=10, seed=0, sampling='class_balanced'
+  )
+  for step in range(20):
+    assert np.bincount(mixed.labels[batches[step]]).tolist() == [5, 5]
+  shares = np.bincount(mixed.concepts[walk(batches, 500)], minlength=3) / 5000
+  probs = pipeline.sampling_probs(mixed, 'class_balanced')
+  np.testing.assert_allclose(probs, shares, atol=0.01)
+  by = functools.partial(pipeline.class_probs, mixed)
+  np.testing.assert_allclose(by('class_balanced'), [0.5, 0.5])
+  np.testing.assert_allclose(by('uniform'), [0.45, 0.55])
+  of_concept = [labels[mixed.concepts == k].mean() for k in range(3)]
+  np.testing.assert_allclose(by('concept_balanced')[1], np.mean(of_concept))
 
 
 def test_uniform_probabilities_are_the_shares(train):
