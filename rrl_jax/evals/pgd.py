@@ -9,7 +9,7 @@ import optax
 
 from rrl_jax import attacks
 from rrl_jax.data import augment
-from rrl_jax.evals import measurement, rules
+from rrl_jax.evals import measurement, pictures, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose
@@ -142,25 +142,7 @@ def evaluate(
       'on clean images',
     ),
   )
-  # Pictures of what the attack changed, if it did, of one concept after the
-  # other.
-  fooled = clean_right & ~right
-  order = np.lexsort((_turns(source.concepts, fooled), ~fooled))
-  shown = order[:num_pictures]
-  pictured = source.take(shown).images[np.arange(len(shown))]
-  yield 'figure/examples_clean', np.asarray(augment.to_float(pictured))
-  yield 'figure/examples_adv', np.asarray(adv[shown], np.float32)
-  yield 'figure/examples_labels', source.labels[shown]
-  yield 'figure/examples_clean_preds', clean_predicted[shown].astype(np.int32)
-  yield 'figure/examples_adv_preds', adv_predicted[shown].astype(np.int32)
-  yield 'figure/examples_class_names', np.array(source.class_names)
-
-
-def _turns(groups, chosen):
-  """How many chosen members of its group come before each row, ``[N]``."""
-  turns = np.zeros(len(groups), np.int64)
-  for group in np.unique(groups):
-    for mask in (chosen, ~chosen):
-      members = np.flatnonzero((groups == group) & mask)
-      turns[members] = np.arange(len(members))
-  return turns
+  shown = pictures.choose(source, clean_right, right, num_pictures)
+  yield from pictures.figures(
+    'figure/examples', source, shown, adv, clean_predicted, adv_predicted
+  )

@@ -14,6 +14,18 @@ from rrl_jax.evals import robust_probe, transfer
 from tests.evals import toy
 
 FEW = {'epsilon': 0.1, 'num_steps': 3, 'num_examples': 64}
+PICTURES = (
+  'figure/probe_epsilon',
+  'figure/probe_examples_clean',
+  'figure/probe_examples_adv',
+  'figure/probe_examples_labels',
+  'figure/probe_examples_clean_preds',
+  'figure/probe_examples_adv_preds',
+  'figure/probe_examples_class_names',
+)
+CERTIFIED = [
+  f'bound/t/certified_{name}' for name in ('feature_shift', 'bound', 'accuracy')
+]
 
 
 def run(encoder, data, key, **kw):
@@ -63,15 +75,15 @@ def test_each_task_has_its_numbers_and_the_accuracy_a_mean(found):
     'bound/{}/lipschitz',
     'bound/{}/bound',
     'bound/{}/slack',
-    'bound/{}/certified_accuracy',
+    'bound/{}/margin_certificate_rate',
     'bound/{}/violations',
     'figure/bound_shift/{}',
     'figure/bound_loss_gap/{}',
   ]
   mean = 'transfer/linear_probe_pgd3_accuracy'
-  names = [n.format(task) for task in ('one', 'two') for n in of_a_task]
-  assert list(found) == [*names, mean]
-  parts = [found[names[i]] for i in (0, len(of_a_task))]
+  one, two = ([n.format(task) for n in of_a_task] for task in ('one', 'two'))
+  assert list(found) == [*one, *PICTURES, *two, mean]
+  parts = [found[names[0]] for names in (one, two)]
   assert found[mean] == pytest.approx(np.mean(parts))
   for task in ('one', 'two'):
     assert found[f'transfer/{task}/linear_probe_zero_epsilon_agreement'] == 1
@@ -117,7 +129,7 @@ def test_shift_of_one_linear_feature_is_its_closed_form(norm, dual, rng, key):
   assert found['bound/t/violations'] == 0
   assert found['bound/t/slack'] >= 0
   robust = found['transfer/t/linear_probe_pgd4_accuracy']
-  assert 0 < found['bound/t/certified_accuracy'] <= robust
+  assert 0 < found['bound/t/margin_certificate_rate'] <= robust
 
 
 def test_shift_of_many_linear_features_is_nearly_that_of_the_best_vertex(
@@ -157,7 +169,125 @@ def test_radius_zero_is_the_clean_accuracy_of_transfer(key):
     assert of('adversarial_loss') == of('clean_loss') == of('bound')
     assert of('feature_shift') == of('slack') == of('violations') == 0
     value = clean[f'transfer/{task}/linear_probe_accuracy'].value
-    assert of('certified_accuracy') == value
+    assert of('margin_certificate_rate') == value
+
+
+def test_further_radii_are_those_of_runs_of_their_own(key):
+  encoder, data = toy.encoder(batch_size=32), toy.data()
+  found = run(encoder, data, key, step_size=0.06, epsilons=[0, 0.1, 0.05])
+  half = run(encoder, data, key, step_size=0.03, epsilon=0.05)
+  clean = run(encoder, data, key, epsilon=0)
+  for task in ('', 'one/', 'two/'):
+    name = f'transfer/{task}linear_probe_pgd3_accuracy'
+    assert found[f'{name}/epsilon=0'] == clean[name]
+    assert found[f'{name}/epsilon=0.1'] == found[name]
+    assert found[f'{name}/epsilon=0.05'] == half[name]
+    assert found[name] < half[name] < clean[name]
+  said = dict(
+    robust_probe.evaluate(
+      encoder, data, key=key, **FEW, step_size=0.06, epsilons=[0.025]
+    )
+  )['transfer/one/linear_probe_pgd3_accuracy/epsilon=0.025'].protocol
+  assert 'radius 0.025 ' in said
+  assert '3 steps of 0.015,' in said
+
+
+def test_more_random_starts_find_no_less(key):
+  encoder, data = toy.encoder(), toy.data()
+  one, three = (
+    run(encoder, data, key, num_steps=1, num_restarts=n, epsilons=[0.05])
+    for n in (1, 3)
+  )
+  fell = False
+  for name, value in three.items():
+    if '_accuracy' in name:
+      assert value <= one[name]
+      fell |= value < one[name]
+  assert fell
+  for task in ('one', 'two'):
+    for name in ('bound_shift', 'bound_loss_gap'):
+      more, less = (f[f'figure/{name}/{task}'] for f in (three, one))
+      assert np.all(more >= less)
+      assert np.mean(more > less) > 0.2
+    assert three[f'transfer/{task}/linear_probe_zero_epsilon_agreement'] == 1
+  said = dict(
+    robust_probe.evaluate(encoder, data, key=key, **FEW, num_restarts=2)
+  )['transfer/one/linear_probe_pgd3_accuracy'].protocol
+  assert '2 random starts, the worst of them counting' in said
+
+
+def test_pictures_are_of_fooled_images_of_the_first_task(found, key):
+  clean, adv = (found[f'figure/probe_examples_{k}'] for k in ('clean', 'adv'))
+  assert clean.shape == adv.shape == (6, *toy.SHAPE)
+  assert np.all(np.abs(adv - clean) <= 0.1 + 1e-6)
+  assert np.abs(adv - clean).max() > 0.05
+  labels, before, after = (
+    found[f'figure/probe_examples_{k}']
+    for k in ('labels', 'clean_preds', 'adv_preds')
+  )
+  assert np.all((before == labels) & (after != labels))
+  test = toy.data().tasks[0].test
+  assert all(np.any(np.all(image == test.images, (1, 2, 3))) for image in clean)
+  assert found['figure/probe_epsilon'] == 0.1
+  fewer = run(toy.encoder(), toy.data(), key, num_pictures=2)
+  np.testing.assert_array_equal(fewer['figure/probe_examples_adv'], adv[:2])
+
+
+def box_of_linear(variables, lower, upper):
+  centre, radius = (upper + lower) / 2, (upper - lower) / 2
+  flat = lambda x: x.reshape(x.shape[0], -1)
+  centre = flat(centre) @ variables['v']
+  radius = flat(radius) @ jnp.abs(variables['v'])
+  return centre - radius, centre + radius
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_certificate_of_linear_features_is_the_farthest_corner(norm, rng, key):
+  for units in (1, 4):
+    v = rng.normal(size=(6, units))
+    encoder = linear_encoder(v, feature_bounds=box_of_linear)
+    found = run(encoder, one_task(rng), key, norm=norm, num_steps=6)
+    corner = 0.1 * np.linalg.norm(np.abs(v).sum(axis=0))
+    of = lambda name, found=found: found[f'bound/t/{name}']
+    assert of('certified_feature_shift') == pytest.approx(corner, rel=1e-4)
+    assert of('certified_feature_shift') >= of('feature_shift')
+    assert of('certified_bound') == pytest.approx(
+      of('clean_loss') + of('lipschitz') * of('certified_feature_shift')
+    )
+    assert of('certified_bound') >= of('bound') >= of('adversarial_loss')
+    assert of('certified_accuracy') <= of('margin_certificate_rate')
+    assert (
+      of('certified_accuracy') <= found['transfer/t/linear_probe_pgd6_accuracy']
+    )
+    if (units, norm) == (1, 'linf'):  # No corner is forgotten.
+      assert of('certified_feature_shift') == pytest.approx(
+        of('feature_shift'), rel=1e-4
+      )
+      assert 0 < of('certified_accuracy') == of('margin_certificate_rate')
+
+
+def test_only_an_encoder_with_bounds_has_certificates(found, rng, key):
+  assert not [name for name in found if 'certified' in name]
+  encoder = linear_encoder(np.ones((6, 2)), feature_bounds=box_of_linear)
+  few = {**FEW, 'norm': 'l2'}
+  found = dict(robust_probe.evaluate(encoder, one_task(rng), key=key, **few))
+  assert [name for name in found if 'certified' in name] == CERTIFIED
+  for name in CERTIFIED:
+    assert 'from the box that holds the l2 ball' in found[name].protocol
+    assert 'times the mean shift that the attack found' in found[name].protocol
+
+
+def test_the_box_of_an_image_ends_at_black_and_white(key):
+  v = np.ones((6, 1))
+  images = np.concatenate([np.zeros((30, 2, 3, 1)), np.ones((30, 2, 3, 1))])
+  labels = np.repeat(np.array([0, 1], np.int32), 30)
+  source = Source(images.astype(np.float32), labels, ('black', 'white'))
+  data = evals.EvalData(source, source, (evals.Task('t', source, source),))
+  encoder = linear_encoder(v, feature_bounds=box_of_linear)
+  found = run(encoder, data, key)
+  assert found['bound/t/certified_feature_shift'] == pytest.approx(
+    0.6, rel=1e-5
+  )
 
 
 def test_protocol_says_radius_steps_and_clean_accuracy(key):
@@ -173,7 +303,7 @@ def test_protocol_says_radius_steps_and_clean_accuracy(key):
     'n=64',
   ):
     assert words in said
-  certified = found['bound/one/certified_accuracy'].protocol
+  certified = found['bound/one/margin_certificate_rate'].protocol
   assert 'upper estimate and no certificate' in certified
 
 
@@ -182,6 +312,9 @@ def test_numbers_do_not_depend_on_batches_or_devices(found, key, mesh):
     other = run(toy.encoder(**kw), toy.data(), key)
     assert list(other) == list(found)
     for name, value in other.items():
+      if name.endswith('class_names'):
+        assert list(value) == list(found[name])
+        continue
       np.testing.assert_allclose(
         value, found[name], rtol=1e-3, atol=1e-5, err_msg=name
       )
@@ -249,7 +382,7 @@ def test_an_image_that_is_wrong_stays_wrong_though_noise_puts_it_right(key):
   found = run(evals.Encoder(step, {}), data, key)
   assert found['figure/bound_loss_gap/t'].min() < -1
   assert found['transfer/t/linear_probe_pgd3_accuracy'] == 0
-  assert found['bound/t/certified_accuracy'] == 0
+  assert found['bound/t/margin_certificate_rate'] == 0
 
 
 def test_collapsed_features_are_safe_and_useless(key):
@@ -268,7 +401,7 @@ def test_collapsed_features_are_safe_and_useless(key):
     test = toy.data().tasks[('one', 'two').index(task)].test
     want = np.mean(test.labels == most)
     assert found[f'transfer/{task}/linear_probe_pgd1_accuracy'] == want
-    assert found[f'bound/{task}/certified_accuracy'] == want
+    assert found[f'bound/{task}/margin_certificate_rate'] == want
     for name in ('lipschitz', 'feature_shift', 'violations', 'slack'):
       assert found[f'bound/{task}/{name}'] == 0
 
@@ -281,7 +414,8 @@ def test_tasks_of_one_shape_share_what_is_compiled(key):
     return toy.apply(variables, images)
 
   data = toy.data()
-  run(evals.Encoder(apply, toy.variables()), data, key)
+  kw = {'epsilons': [0.05, 0.2], 'num_restarts': 2}
+  run(evals.Encoder(apply, toy.variables()), data, key, **kw)
   both = len(traced)
   traced.clear()
   alone = evals.EvalData(data.train, data.test, data.tasks[:1])
@@ -322,6 +456,12 @@ def test_without_tasks_nothing_is_said(key):
   [
     ({'epsilon': -0.1}, r'epsilon=-0.1 must be at least 0'),
     ({'epsilon': '8/255'}, r"epsilon='8/255' must be at least 0"),
+    ({'epsilons': (0.1, -0.1)}, r'epsilons=\(0.1, -0.1\) must be different'),
+    ({'epsilons': (0.1, float('nan'))}, r'epsilons=\(0.1, nan\) must be diff'),
+    ({'epsilons': [0.1, 0.1]}, r'epsilons=\[0.1, 0.1\] must be different'),
+    ({'epsilons': 0.1}, r'epsilons=0.1 must be different numbers, at least 0'),
+    ({'num_restarts': 0}, 'num_restarts=0 must be a whole number, at least 1'),
+    ({'num_pictures': -1}, 'num_pictures=-1 must be a whole number'),
     ({'step_size': -1}, 'step_size=-1 must be None or at least 0'),
     ({'norm': 'l3'}, "norm='l3' must be one of linf, l2, l1"),
     ({'num_steps': 0}, 'num_steps=0 must be a whole number, at least 1'),
