@@ -6,7 +6,7 @@ is a `Measurement` under its key of results.json, or an array under a name
 ``figure/...`` for the report. `run` chooses evaluators by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import importlib
 import inspect
 import pkgutil
@@ -17,6 +17,7 @@ import zlib
 import jax
 import numpy as np
 
+from rrl_jax.data.source import Source
 from rrl_jax.errors import ConfigError
 from rrl_jax.evals import linear_probe, rules
 from rrl_jax.evals.encoder import Encoder
@@ -29,6 +30,7 @@ __all__ = [
   'Measurement',
   'Task',
   'check',
+  'check_data',
   'get',
   'linear_probe',
   'names',
@@ -86,6 +88,19 @@ def check(config_evals: Mapping[str, Mapping[str, Any]]) -> None:
           f'evals.{name}.{field} is unknown; keys: {", ".join(known) or "none"}'
         )
     rules.check(name, module.RULES, kw)
+
+
+def check_data(names: Iterable[str], train: Source) -> None:
+  """Raises ConfigError for an evaluator that needs what the data lack.
+
+  Args:
+    names: Evaluators.
+    train: Training examples.
+  """
+  for name in names:
+    required = getattr(get(name), 'REQUIRES', None)
+    if required and getattr(train, required[0]) is None:
+      raise ConfigError(f'evals.{name} needs {required[1]}')
 
 
 def run(

@@ -187,6 +187,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       f' times micro_batches={config.micro_batches}'
     )
   data = load_data(config)
+  evals.check_data([*config.evals, *config.interim_evals], data.train)
   tasks = tuple(
     evals.Task(name, *_target(config, name)) for name in config.transfer
   )
