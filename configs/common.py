@@ -37,7 +37,9 @@ def base() -> ConfigDict:
   config.data.concepts = 'class'  # fine, coarse, group, or 'a=0-3 b=4-6'.
   config.data.imbalance = ''  # '1.0,0.25', 'cat=0.1', 'exp:100', 'within:...'.
   config.data.groups = ConfigDict()  # By which a classifier is judged.
-  config.data.groups.kind = 'none'  # patch, colour, background, attribute, fine.
+  config.data.groups.kind = (
+    'none'  # patch, colour, background, attribute, fine.
+  )
   config.data.groups.strength = 0.95  # Share with its class's attribute.
   config.data.groups.test_strength = optional(float)  # None: independent.
   config.data.groups.num_attributes = optional(int)  # None: one a class.
@@ -71,6 +73,8 @@ def base() -> ConfigDict:
   config.data.augment.grayscale = 0.0  # Probabilities, of this and the next.
   config.data.augment.blur = 0.0
   config.data.augment.solarize = 0.0
+  config.data.augment.decay_stages = 0  # In which it gets weaker; 0 never.
+  config.data.augment.final_strength = 0.0  # Approached by then; 1 is full.
   config.data.augment.views = 0  # Augmentations in batch['views']; 0 none.
 
   config.model = ConfigDict()
@@ -84,14 +88,14 @@ def base() -> ConfigDict:
       'patch_size': optional(int),  # vit.
       'embedding_dim': optional(int),  # 0: the features.
       'predictor': optional(bool),  # Predicts embeddings, as BYOL does.
-      'dtype': optional(str),  # float32, bfloat16.
-    }
       'decoder': optional(str),  # none, mirror, or whose mirror it is.
       'decoder_condition': optional(str),  # The class: encoder, label.
       'decoder_output': optional(str),  # sigmoid, linear.
       'encoders': optional(str),  # one, two, joint.
       'mean': optional(tuple),  # Of the channels, subtracted.
       'std': optional(tuple),  # Divides them.
+      'dtype': optional(str),  # float32, bfloat16.
+    }
   )
 
   config.objective = ConfigDict()

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 import dataclasses
 import importlib.util
+import math
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
@@ -133,6 +135,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   )
   objective = _objective(config, models.apply_fn(model), spec)
   views = config.data.augment.views
+  for field, least, most in (
+    ('final_strength', 0, 1),
+    ('decay_stages', 0, math.inf),
+  ):
+    value = config.data.augment[field]
+    if not least <= value <= most:
+      raise ConfigError(
+        f'data.augment.{field}={value} is not in [{least}, {most}]'
+      )
   if objective.num_views > views:
     raise ConfigError(
       f'data.augment.views={views}: the objective {config.objective.name}'
@@ -209,13 +220,19 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     tx = optim.per_network(tx)
   augmentation = config.data.augment.to_dict()
   num_views = augmentation.pop('views')
+  final_strength = augmentation.pop('final_strength')
+  decay_stages = augmentation.pop('decay_stages')
   root = jax.random.key(config.seed)
 
-  def prepare(batch, key):
+  def prepare(batch, key, step):
     images = augment.to_float(batch['image'])
+    kw = dict(augmentation)
+    if decay_stages:
+      stage = jnp.floor(step * decay_stages / total_steps)
+      kw['strength'] = 1 - (1 - final_strength) * stage / decay_stages
     if not num_views:
-      return batch | {'image': augment.augment(images, key, **augmentation)}
-    views = augment.views(images, key, num_views, **augmentation)
+      return batch | {'image': augment.augment(images, key, **kw)}
+    views = augment.views(images, key, num_views, **kw)
     return batch | {'image': views[:, 0], 'views': views}
 
   def init(key):
@@ -237,7 +254,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   key = jax.random.key(0)
   given = abstract_batch(config.batch_size, train.image_shape)
   try:  # Shapes tell what is wrong with a field before any work.
-    jax.eval_shape(prepare, given, key)
+    jax.eval_shape(prepare, given, key, 0)
     jax.eval_shape(init, key)
   except ConfigError:
     raise
@@ -276,6 +293,7 @@ def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
     num_examples=len(train),
     group_names=train.group_names or (),
     group_counts=train.group_counts if train.num_groups else np.zeros(0, int),
+    class_probs=pipeline.class_probs(train, config.data.sampling),
   )
 
 
@@ -293,7 +311,6 @@ def abstract_batch(
       (batch_size, num_views, *image_shape), np.float32
     )
   return batch
-    class_probs=pipeline.class_probs(train, config.data.sampling),
 
 
 def _target(config, name):
