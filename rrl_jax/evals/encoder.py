@@ -26,9 +26,9 @@ class Encoder:
     batch_size: Examples in a batch; rounded up to a multiple of the devices.
     mesh: Shards batches over its 'data' axis; None uses the default device.
       All processes of the mesh call alike and with the same rows.
-    network: The same network in either mode, for evaluations that train it on:
-      ``variables`` is ``(params, model_state)`` then, and ``network(params,
-      model_state, images, train=False)`` gives the features of ``apply``.
+    network: The same network in either mode, for evaluations that train it on,
+      or None. ``variables`` is ``(params, model_state)`` then, and
+      ``network(*variables, images, train=False)`` has the results of ``apply``.
     feature_bounds: Certified bounds of the features over boxes of images:
       ``(variables, lower [B, H, W, C], upper [B, H, W, C]) ->
       (lower [B, D], upper [B, D])``, so that for every image with ``lower <=

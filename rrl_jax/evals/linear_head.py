@@ -76,6 +76,14 @@ def fold(
   return w.astype(np.float32), b.astype(np.float32)
 
 
+def unfold(
+  w: np.ndarray, b: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The inverse of `fold`."""
+  b = np.asarray(b, np.float64) + mean @ np.asarray(w, np.float64)
+  return (w / scale[:, None]).astype(np.float32), b.astype(np.float32)
+
+
 def classifier(encoder: Encoder) -> Encoder:
   """The encoder with a linear head of its features instead of its own logits.
 

@@ -71,3 +71,47 @@ def data(**kw):
     ),
     **kw,
   )
+
+
+def network(params, model_state, images, *, train):
+  logits, features = apply(params, images)
+  return (logits, {'features': features}), model_state
+
+
+def trainable(network=network, params=None, model_state=None, **kw):
+  """An encoder that evaluations may train on."""
+
+  def apply(variables, images):
+    (logits, out), _ = network(*variables, images, train=False)
+    return logits, out['features']
+
+  params = variables() if params is None else params
+  state = {} if model_state is None else model_state
+  return evals.Encoder(apply, (params, state), network=network, **kw)
+
+
+def robust_and_not(rng, size=300):
+  """Two pixels: one right of nine in ten, far; one always right, but near.
+
+  A shift of 0.1 of each pixel makes the second worth nothing and leaves the
+  first as it is.
+  """
+  labels = rng.integers(0, 2, size).astype(np.int32)
+  signs = 2 * labels - 1
+  wrong = np.where(rng.random(size) < 0.1, -1, 1)
+  pixels = 0.5 + np.stack([0.3 * signs * wrong, 0.04 * signs], axis=1)
+  images = pixels.reshape(size, 1, 2, 1).astype(np.float32)
+  return Source(images, labels, ('low', 'high')), np.mean(wrong == 1)
+
+
+def one_robust_task(rng):
+  """The data of `robust_and_not`, and the best robust test accuracy."""
+  train, _ = robust_and_not(rng)
+  test, best = robust_and_not(rng)
+  return evals.EvalData(train, test, (evals.Task('t', train, test),)), best
+
+
+def cheap_auto_attack(auto_attack):
+  """One attack of two steps, whatever is asked."""
+  few = {'version': 'custom', 'attacks': ('apgd-ce',), 'num_steps': 2}
+  return lambda *args, **kw: auto_attack(*args, **{**kw, **few})
