@@ -28,16 +28,24 @@ class Evaluator:
         augment.to_float(images), config.data.augment.resized_crop
       )
 
-    def apply(variables, images):
-      params, model_state = variables
-      images = crop(images)
-      (logits, out), _ = experiment.apply_fn(
+    def network(
+      params,
+      model_state,
+      images,
+      *,
+      train,
+      adversarial=objective.eval_adversarial,
+    ):
+      return experiment.apply_fn(
         params,
         model_state,
-        images,
-        train=False,
-        adversarial=objective.eval_adversarial,
+        crop(images),
+        train=train,
+        adversarial=adversarial,
       )
+
+    def apply(variables, images):
+      (logits, out), _ = network(*variables, images, train=False)
       return logits, out['features']
 
     def feature_bounds(variables, lower, upper):
@@ -58,6 +66,7 @@ class Evaluator:
       variables=None,
       batch_size=config.eval_batch_size,
       mesh=experiment.mesh,
+      network=network,
       feature_bounds=experiment.feature_bounds and feature_bounds,
     )
 
@@ -66,9 +75,6 @@ class Evaluator:
   ) -> tuple[dict[str, evals.Measurement], dict[str, np.ndarray]]:
     """Returns ``(measurements, figures)`` by name."""
     experiment = self._experiment
-    variables = state.eval_params, state.model_state
-    if experiment.objective.num_networks > 1:
-      variables = jax.tree.map(lambda leaf: leaf[0], variables)
     learned = experiment.objective.learned(state.aux_state)
     data = evals.EvalData(
       train=experiment.data.train,
@@ -80,11 +86,18 @@ class Evaluator:
       ),
     )
     return evals.run(
-      self._encoder.with_variables(variables),
+      self.encoder(state),
       data,
       config_evals,
       key=jax.random.fold_in(jax.random.key(experiment.config.seed), 2),
     )
+
+  def encoder(self, state: TrainState) -> evals.Encoder:
+    """The network that is evaluated, at a state."""
+    variables = state.eval_params, state.model_state
+    if self._experiment.objective.num_networks > 1:
+      variables = jax.tree.map(lambda leaf: leaf[0], variables)
+    return self._encoder.with_variables(variables)
 
   def _norms_at(self, state):
     """How much examples weigh, at this state."""
