@@ -136,9 +136,11 @@ def _source_kw() -> ConfigDict:
       'data_set': optional(str),  # tfds: 'cifar10', ...
       'data_dir': optional(str),  # tfds, fashion_mnist.
       'train_split': optional(str),  # tfds.
-      'test_split': optional(str),  # tfds.
-      'image_key': optional(str),  # tfds.
-      'label_key': optional(str),  # tfds.
+      'test_split': optional(str),  # tfds, folder.
+      'image_key': optional(str),  # tfds, folder.
+      'label_key': optional(str),  # tfds, folder.
+      'attribute_key': optional(str),  # tfds, folder: what groups cross.
+      'metadata': optional(str),  # folder: a CSV table.
       'image_size': optional(int),  # tfds, folder.
       'in_memory': optional(bool),  # tfds, folder.
       'image_shape': optional(tuple),  # mock.

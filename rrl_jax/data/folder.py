@@ -1,6 +1,8 @@
-"""Folders of PNG or JPEG files, one folder a class."""
+"""Folders of PNG or JPEG files: one folder a class, or a table of them."""
 
 from concurrent import futures
+import contextlib
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -11,12 +13,23 @@ from rrl_jax.errors import ConfigError, DataError
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 _TEST = ('test', 'val', 'validation')
+# Splits as tables spell them; the numbers are those of Waterbirds and CelebA.
+_SPLITS = {
+  '0': 'train', '1': 'validation', '2': 'test', 'train': 'train',
+  'training': 'train', 'val': 'validation', 'valid': 'validation',
+  'validation': 'validation', 'test': 'test',
+}  # fmt: skip
 
 
 def load(
   *,
   path: str,
   image_size: int = 0,
+  attribute_key: str = '',
+  metadata: str = '',
+  image_key: str = '',
+  label_key: str = '',
+  test_split: str = '',
   in_memory: bool | None = None,
   seed: int = 0,
 ) -> source.Splits:
@@ -28,6 +41,12 @@ def load(
   other endings than .png, .jpg, .jpeg are passed over. Images are gray if all
   are, and RGB otherwise.
 
+  With ``metadata`` a table says it all, as ``metadata.csv`` of Waterbirds does:
+  a CSV file with a header and a line an image, whose columns are its file, its
+  class, ``split`` (0 or train, 1 or validation, 2 or test) and perhaps an
+  attribute. Classes and attributes are the values of their columns, in the
+  order of numbers where all are; any text will do, -1 too.
+
   Every header is read at once, so that what is no image is told before any
   work; the pixels of sets that do not stay in memory are read when needed.
 
@@ -35,6 +54,15 @@ def load(
     path: The folder.
     image_size: Resize the shorter side to this and cut out the middle square;
       0 for images that all have one size.
+    attribute_key: What `groups` crosses with the class: a column of the table,
+      or, without one, ``'folder'`` for ``<class>/<attribute>/*.png``; '' for
+      nothing.
+    metadata: The table, by its name in the folder; '' for none.
+    image_key: Its column with the file, relative to the folder; '' for
+      ``filename``.
+    label_key: Its column with the class; '' for ``label``.
+    test_split: Which of its splits to test on, ``'test'`` or ``'validation'``;
+      '' for the first of them that is there. The other is left out.
     in_memory: Whether to decode everything now; None for sets of at most
       512 MiB.
     seed: Seeds what is held out.
@@ -49,6 +77,31 @@ def load(
   """
   image_size = source.whole('image_size', image_size, least=0)
   root = idx.existing_folder(path)
+  for key, text in (
+    ('attribute_key', attribute_key),
+    ('metadata', metadata),
+    ('image_key', image_key),
+    ('label_key', label_key),
+    ('test_split', test_split),
+  ):
+    if not isinstance(text, str):
+      raise ConfigError(f'data.kw.{key}={text!r}: a text')
+    if text and not metadata and (key, text) != ('attribute_key', 'folder'):
+      raise ConfigError(
+        f'data.kw.{key}={text!r}: data.kw.metadata names no table with columns'
+        + (" (or say 'folder')" if key == 'attribute_key' else '')
+      )
+  if metadata:
+    return _from_table(
+      root,
+      root / metadata,
+      image_key or 'filename',
+      label_key or 'label',
+      attribute_key,
+      test_split,
+      image_size,
+      in_memory,
+    )
   if (root / 'train').is_dir():
     test_root = next((root / t for t in _TEST if (root / t).is_dir()), None)
     if test_root is None:
@@ -65,17 +118,131 @@ def load(
     train, test = np.split(np.arange(len(images)), [len(files)])
     labels = np.concatenate([labels, test_labels])
     where = str(root / 'train'), str(test_root)
+    files = files + test_files
+    class_roots = [root / 'train'] * len(train) + [test_root] * len(test)
   else:
     names = _class_names(root)
     files, labels = _files(root, names, every_class=True)
     images = _images(files, image_size)
     train, test = source.holdout(labels, seed=seed, where=str(root))
     where = str(root), str(root)
+    class_roots = [root] * len(files)
   images = source.settle(images, in_memory)
   take = lambda rows: (source.take_images(images, rows), labels[rows])
-  return source.make_splits(
+  made = source.make_splits(
     take(train), take(test), where=where, class_names=names
   )
+  if not attribute_key:
+    return made
+  found = [_below(*pair) for pair in zip(files, class_roots, strict=True)]
+  attribute_names, attributes = np.unique(found, return_inverse=True)
+  return source.with_attributes(
+    made,
+    (attributes[train], attributes[test]),
+    [str(name) for name in attribute_names],
+    where=where,
+  )
+
+
+def _below(file: Path, root: Path) -> str:
+  """The folder between that of a file's class and the file."""
+  parts = file.relative_to(root).parts
+  if len(parts) < 3:
+    raise DataError(
+      f'{file} lies in no folder of an attribute; data.kw.attribute_key='
+      "'folder' asks for <class>/<attribute>/<file>"
+    )
+  return parts[1]
+
+
+def _from_table(
+  root: Path,
+  table: Path,
+  image_key: str,
+  label_key: str,
+  attribute_key: str,
+  test_split: str,
+  image_size: int,
+  in_memory: bool | None,
+) -> source.Splits:
+  """Both splits of a folder whose files a CSV table lists."""
+  if test_split not in ('', 'test', 'validation'):
+    raise ConfigError(
+      f'data.kw.test_split={test_split!r}: known are test, validation'
+    )
+  rows = _rows(table, [image_key, label_key, 'split', attribute_key])
+  splits = []
+  for number, row in enumerate(rows, 2):
+    split = _SPLITS.get(row['split'].strip().lower())
+    if split is None:
+      raise DataError(
+        f'{table}, line {number}: split {row["split"]!r}; known are'
+        f' {", ".join(_SPLITS)}'
+      )
+    splits.append(split)
+  test_split = test_split or ('test' if 'test' in splits else 'validation')
+  used = {
+    split: np.flatnonzero(np.asarray(splits) == split)
+    for split in ('train', test_split)
+  }
+  for split, members in used.items():
+    if not len(members):
+      raise DataError(f'{table}: no line of the {split} split')
+  order = np.concatenate(list(used.values()))
+  size = len(used['train'])
+  files = [root / rows[i][image_key] for i in order]
+  images = source.settle(_images(files, image_size), in_memory)
+  names, labels = _numbered([rows[i][label_key] for i in order])
+  train, test = np.split(np.arange(len(order)), [size])
+  unseen = np.setdiff1d(labels[test], labels[train])
+  if unseen.size:
+    raise DataError(
+      f'{table}: class {names[unseen[0]]!r} of the {test_split} split is not in'
+      ' the training split'
+    )
+  take = lambda part: (source.take_images(images, part), labels[part])
+  made = source.make_splits(
+    take(train), take(test), where=(str(table),) * 2, class_names=names
+  )
+  if not attribute_key:
+    return made
+  names, attributes = _numbered([rows[i][attribute_key] for i in order])
+  return source.with_attributes(
+    made,
+    (attributes[train], attributes[test]),
+    [f'{attribute_key}_{name}' for name in names],
+    where=(str(table),) * 2,
+  )
+
+
+def _rows(table: Path, columns: list[str]) -> list[dict[str, str]]:
+  """Lines of a CSV table that has these columns, '' for none."""
+  try:
+    with table.open(newline='', encoding='utf-8-sig') as file:
+      reader = csv.DictReader(file)
+      rows, header = list(reader), reader.fieldnames or []
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise DataError(f'{table} cannot be read: {error}') from error
+  for column in filter(None, columns):
+    if column not in header:
+      raise ConfigError(
+        f'{table} has no column {column!r} (data.kw.image_key, label_key,'
+        f' attribute_key, and split); it has {", ".join(header) or "none"}'
+      )
+  for number, row in enumerate(rows, 2):
+    if any(row[column] is None for column in filter(None, columns)):
+      raise DataError(f'{table}, line {number}: a column is missing')
+  return rows
+
+
+def _numbered(values: list[str]) -> tuple[list[str], np.ndarray]:
+  """Distinct texts, as numbers are ordered where all are, and their places."""
+  values = [value.strip() for value in values]
+  names = sorted(set(values))
+  with contextlib.suppress(ValueError):
+    names = sorted(names, key=int)
+  place = {name: k for k, name in enumerate(names)}
+  return names, np.array([place[value] for value in values])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

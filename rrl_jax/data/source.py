@@ -484,6 +484,36 @@ def make_splits(
   )
 
 
+def with_attributes(
+  splits: Splits,
+  ids: tuple[np.ndarray, np.ndarray],
+  names: Sequence[str],
+  *,
+  where: tuple[str, str],
+) -> Splits:
+  """Both splits with an attribute that their source brings, as their groups.
+
+  Args:
+    splits: A set without groups.
+    ids: Attribute of each example of both splits, any arrays.
+    names: Name of each attribute.
+    where: What holds them, for the errors.
+
+  Raises:
+    DataError: A negative attribute, or one without a name.
+  """
+  checked = [
+    check_labels(np.asarray(values), what)
+    for values, what in zip(ids, where, strict=True)
+  ]
+  return Splits(
+    *(
+      dataclasses.replace(split, groups=values, group_names=tuple(names))
+      for split, values in zip(splits, checked, strict=True)
+    )
+  )
+
+
 def whole(key: str, value: object, *, least: int) -> int:
   """An integer setting, checked.
 

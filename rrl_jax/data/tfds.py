@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 import socket
 import threading
@@ -28,6 +29,7 @@ def load(
   image_size: int = 0,
   image_key: str = '',
   label_key: str = '',
+  attribute_key: str = '',
   in_memory: bool | None = None,
   seed: int = 0,
 ) -> source.Splits:
@@ -45,7 +47,11 @@ def load(
     image_size: Resize the shorter side to this and cut out the middle square;
       0 for sets whose images all have one size.
     image_key: Feature with the image; '' for ``image`` or the only one.
-    label_key: Feature with the class; '' for ``label`` or the only one.
+    label_key: Feature with the class; '' for ``label`` or the only one. One
+      inside another is spelled ``attributes/Blond_Hair`` (``celeb_a``); a truth
+      value makes two classes, ``not_Blond_Hair`` and ``Blond_Hair``.
+    attribute_key: Feature with the attribute that `groups` crosses with the
+      class, spelled alike; '' for none.
     in_memory: Whether to decode everything now; None for sets of at most
       512 MiB.
     seed: Unused; the test split is given.
@@ -72,6 +78,7 @@ def load(
     ('test_split', test_split),
     ('image_key', image_key),
     ('label_key', label_key),
+    ('attribute_key', attribute_key),
   ):
     if not isinstance(text, str | os.PathLike):
       raise ConfigError(f'data.kw.{key}={text!r}: a text')
@@ -88,9 +95,18 @@ def load(
       raise ConfigError(
         f"data.kw.test_split='': {data_set} has the splits {', '.join(splits)}"
       )
-  image_key, label_key = _keys(builder.info.features, image_key, label_key)
+  features = builder.info.features
+  image_key, label_key = _keys(features, image_key, label_key)
+  known = _labels(features, with_bools=True)
+  if attribute_key and attribute_key not in known:
+    raise ConfigError(
+      f'data.kw.attribute_key={attribute_key!r}: features that would do are'
+      f' {", ".join(known) or "none"}'
+    )
+  keys = [label_key] + [_COARSE] * (_COARSE in _labels(features))
+  keys += [attribute_key] * bool(attribute_key)
   pairs = [
-    _read(builder, split, key, image_key, label_key, image_size, where)
+    _read(builder, split, key, image_key, keys, image_size, where)
     for key, split in (('train_split', train_split), ('test_split', test_split))
   ]
   (train, train_ids), (test, test_ids) = pairs
@@ -98,12 +114,19 @@ def load(
     (source.settle(train, in_memory), train_ids[label_key]),
     (source.settle(test, in_memory), test_ids[label_key]),
     where=(f'{where}: {train_split}', f'{where}: {test_split}'),
-    num_classes=builder.info.features[label_key].num_classes or 0,
-    class_names=builder.info.features[label_key].names or (),
+    class_names=_names(known[label_key], label_key),
+    num_classes=getattr(known[label_key], 'num_classes', 0) or 0,
   )
+  if attribute_key:
+    made = source.with_attributes(
+      made,
+      (train_ids[attribute_key], test_ids[attribute_key]),
+      _names(known[attribute_key], attribute_key),
+      where=(f'{where}: {attribute_key}',) * 2,
+    )
   if _COARSE not in train_ids:
     return made
-  names = tuple(builder.info.features[_COARSE].names)
+  names = tuple(features[_COARSE].names)
   return source.Splits(
     *(
       dataclasses.replace(split, concepts=ids[_COARSE], concept_names=names)
@@ -261,15 +284,44 @@ def _keys(features, image_key: str, label_key: str) -> tuple[str, str]:
       and feature.np_dtype == np.uint8
     )
   )
-  return (
-    choose('image_key', image_key, 'image', is_image),
-    choose(
-      'label_key',
-      label_key,
-      'label',
-      lambda feature: isinstance(feature, tfds.features.ClassLabel),
-    ),
+  chosen = choose('image_key', image_key, 'image', is_image)
+  if label_key in _labels(features, with_bools=True):
+    return chosen, label_key
+  return chosen, choose(
+    'label_key',
+    label_key,
+    'label',
+    lambda feature: isinstance(feature, tfds.features.ClassLabel),
   )
+
+
+def _labels(
+  features, *, with_bools: bool = False, prefix: str = ''
+) -> dict[str, Any]:
+  """Features that name a class, those inside others as ``outer/inner``."""
+  import tensorflow_datasets as tfds
+
+  found = {}
+  for key, feature in features.items():
+    if isinstance(feature, tfds.features.FeaturesDict):
+      inner = f'{prefix}{key}/'
+      found |= _labels(feature, with_bools=with_bools, prefix=inner)
+    elif isinstance(feature, tfds.features.ClassLabel) or (
+      with_bools
+      and isinstance(feature, tfds.features.Tensor)
+      and feature.shape == ()
+      and feature.np_dtype == np.bool_
+    ):
+      found[prefix + key] = feature
+  return found
+
+
+def _names(feature, key: str) -> tuple[str, ...]:
+  """Names of the classes of a feature, as far as it has any."""
+  if not hasattr(feature, 'names'):  # A truth value.
+    leaf = key.rpartition('/')[2]
+    return f'not_{leaf}', leaf
+  return tuple(feature.names or ())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -314,7 +366,7 @@ def _read(
   split: str,
   split_key: str,
   image_key: str,
-  label_key: str,
+  keys: list[str],
   image_size: int,
   where: str,
 ) -> tuple[_TfdsImages, dict[str, np.ndarray]]:
@@ -358,11 +410,6 @@ def _read(
     ) from error
   if not num:
     raise DataError(f'{where}: split {split!r} is empty')
-  keys = [label_key]
-  if _COARSE in features and isinstance(
-    features[_COARSE], tfds.features.ClassLabel
-  ):
-    keys.append(_COARSE)
   ids = {key: np.empty(num, np.int64) for key in keys}
   for start in range(0, num, _CHUNK):
     chunk = list(range(start, min(start + _CHUNK, num)))
@@ -370,7 +417,9 @@ def _read(
       chunk, _records(data_source, chunk, f'{where}: {split}'), strict=True
     ):
       for key in keys:
-        ids[key][i] = record[key]
+        ids[key][i] = functools.reduce(
+          lambda inner, part: inner[part], key.split('/'), record
+        )
   images = _TfdsImages(
     data_source,
     image_key,

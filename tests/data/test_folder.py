@@ -174,3 +174,108 @@ def test_empty_folders_are_named(tmp_path):
 def test_a_negative_size_is_told(split_folders):
   with pytest.raises(ConfigError, match='image_size=-1'):
     load(split_folders, image_size=-1)
+
+
+@pytest.fixture
+def table(tmp_path):
+  """As Waterbirds: 8 + 4 + 4 images as bright as their line; two without."""
+  lines = ['id,img_filename,y,split,place']
+  for i in range(16):
+    split = 0 if i < 8 else 1 if i < 12 else 2
+    save(tmp_path / 'birds' / f'{i}.png', colours(i))
+    lines.append(f'{i},birds/{i}.png,{i % 2},{split},{i // 2 % 2}')
+  (tmp_path / 'metadata.csv').write_text('\n'.join(lines) + '\n')
+  return tmp_path
+
+
+TABLE = {
+  'metadata': 'metadata.csv', 'image_key': 'img_filename', 'label_key': 'y'
+}  # fmt: skip
+
+
+def test_a_table_says_classes_splits_and_attributes(table):
+  by_place = {**TABLE, 'attribute_key': 'place'}
+  train, test = load(table, **by_place, groups={'kind': 'attribute'})
+  assert train.class_names == ('0', '1')
+  assert train.group_names == (
+    '0:place_0', '0:place_1', '1:place_0', '1:place_1'
+  )  # fmt: skip
+  for split, first, count in ((train, 0, 8), (test, 12, 4)):
+    line = split.images[:, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(line, np.arange(first, first + count))
+    np.testing.assert_array_equal(split.labels, line % 2)
+    np.testing.assert_array_equal(split.groups, line % 2 * 2 + line // 2 % 2)
+  _, validation = load(table, **by_place, test_split='validation')
+  assert validation.images[:, 0, 0, 0].tolist() == [8, 9, 10, 11]
+  assert validation.groups is None  # Unless data.groups asks for them.
+
+
+def test_values_of_a_table_may_be_any_text_and_negative_numbers(table):
+  text = (table / 'metadata.csv').read_text().splitlines()
+  rows = [line.split(',') for line in text[1:]]
+  for row in rows:
+    row[2] = '1' if row[2] == '1' else '-1'
+    row[3] = {'0': 'train', '1': 'val', '2': 'Test'}[row[3]]
+  (table / 'metadata.csv').write_text(
+    '\n'.join([text[0], *(','.join(row) for row in rows)])
+  )
+  train, test = load(table, **TABLE)
+  assert train.class_names == ('-1', '1')
+  np.testing.assert_array_equal(test.labels, [0, 1, 0, 1])
+
+
+def test_folders_below_a_class_are_attributes(tmp_path):
+  for split, count in (('train', 3), ('test', 2)):
+    for place, name in enumerate(('forest', 'lake')):
+      for i in range(count):
+        file = tmp_path / split / 'bird' / name / f'{i}.png'
+        save(file, colours(100 * place + i))
+    save(tmp_path / split / 'cat' / 'lake' / '0.png', colours(100))
+  train, test = load(
+    tmp_path, attribute_key='folder', groups={'kind': 'attribute'}
+  )
+  assert train.group_names == (
+    'bird:forest', 'bird:lake', 'cat:forest', 'cat:lake'
+  )  # fmt: skip
+  np.testing.assert_array_equal(train.group_counts, [3, 3, 0, 1])
+  for split in (train, test):
+    lake = split.images[:, 0, 0, 0] >= 100
+    np.testing.assert_array_equal(split.groups % 2, lake)
+  save(tmp_path / 'train' / 'cat' / '1.png', colours(1))
+  with pytest.raises(DataError, match='lies in no folder of an attribute'):
+    load(tmp_path, attribute_key='folder')
+
+
+@pytest.mark.parametrize(
+  ('kw', 'error', 'message'),
+  [
+    ({'metadata': 'none.csv'}, DataError, 'none.csv cannot be read'),
+    ({'image_key': 'file'}, ConfigError, "no column 'file'.*it has id, img"),
+    ({'attribute_key': 'sky'}, ConfigError, "no column 'sky'"),
+    ({'test_split': '2'}, ConfigError, "test_split='2': known are test"),
+    ({'metadata': '', 'label_key': ''}, ConfigError, 'names no table'),
+    ({'metadata': 3}, ConfigError, 'data.kw.metadata=3: a text'),
+  ],
+)
+def test_a_table_that_does_not_fit_is_told_in_one_line(
+  table, kw, error, message
+):
+  with pytest.raises(error, match=message) as caught:
+    load(table, **{**TABLE, **kw})
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('9,birds/0.png,0,7,0', "line 18: split '7'; known are 0"),
+    ('9,birds/0.png', 'line 18: a column is missing'),
+    ('9,birds/0.png,2,2,0', "class '2' of the test split is not in"),
+    ('9,birds/x.png,0,0,0', 'birds/x.png is no image'),
+  ],
+)
+def test_a_bad_line_of_a_table_is_told(table, line, message):
+  with (table / 'metadata.csv').open('a') as file:
+    file.write(line + '\n')
+  with pytest.raises(DataError, match=message):
+    load(table, **TABLE)

@@ -92,10 +92,27 @@ class TinyPlain(_Base):
     }
 
 
+class TinyFaces(_Base):
+  """As celeb_a: truth values inside a feature."""
+
+  features = {
+    'image': tfds.features.Image(shape=(5, 5, 3)),
+    'attributes': {'Blond_Hair': np.bool_, 'Male': np.bool_},
+    'place': LABEL,
+  }
+
+  def example(self, i):
+    return {
+      'image': encoded(np.full((5, 5, 3), i, np.uint8)),
+      'attributes': {'Blond_Hair': i % 2 == 0, 'Male': i % 3 == 0},
+      'place': i % 4,
+    }
+
+
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('tfds')
-  for builder in (TinyFixed, TinyVarying, TinyPlain):
+  for builder in (TinyFixed, TinyVarying, TinyPlain, TinyFaces):
     builder(data_dir=folder, file_format='array_record').download_and_prepare()
   return str(folder)
 
@@ -152,6 +169,50 @@ def test_the_coarse_labels_are_its_hierarchy(data_dir):
   assert train.concept_names == COARSE
   np.testing.assert_array_equal(train.concepts, train.labels // 2)
   assert load('tiny_fixed', data_dir).train.concept_names == CLASSES
+
+
+@pytest.mark.parametrize('in_memory', [None, False])
+def test_truth_values_are_classes_and_attributes(data_dir, in_memory):
+  train, test = load(
+    'tiny_faces',
+    data_dir,
+    label_key='attributes/Blond_Hair',
+    attribute_key='attributes/Male',
+    groups={'kind': 'attribute'},
+    in_memory=in_memory,
+  )
+  assert train.class_names == ('not_Blond_Hair', 'Blond_Hair')
+  assert train.group_names == (
+    'not_Blond_Hair:not_Male', 'not_Blond_Hair:Male',
+    'Blond_Hair:not_Male', 'Blond_Hair:Male',
+  )  # fmt: skip
+  for split in (train, test):
+    number = pixels(split)
+    np.testing.assert_array_equal(split.labels, number % 2 == 0)
+    np.testing.assert_array_equal(split.groups % 2, number % 3 == 0)
+
+
+def test_a_named_feature_may_be_the_attribute(data_dir):
+  train, _ = load(
+    'tiny_fixed',
+    data_dir,
+    attribute_key='coarse_label',
+    groups={'kind': 'attribute'},
+    concepts='coarse',
+  )
+  np.testing.assert_array_equal(train.groups % 2, train.labels // 2)
+  assert train.concept_names == COARSE
+  with pytest.raises(ConfigError, match="'x': .*do are label, coarse_label"):
+    load('tiny_fixed', data_dir, attribute_key='x')
+
+
+def test_the_hierarchy_of_a_set_gives_coarse_labels(data_dir):
+  train, test = load('tiny_fixed', data_dir, coarse='source', concepts='fine')
+  for split in (train, test):
+    assert split.class_names == COARSE
+    assert split.fine_names == split.concept_names == CLASSES
+    np.testing.assert_array_equal(split.labels, split.fine_labels // 2)
+    np.testing.assert_array_equal(split.fine_labels, pixels(split) % 4)
 
 
 def test_lazy_images_survive_selection_and_thinning(data_dir):
