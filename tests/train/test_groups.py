@@ -1,0 +1,158 @@
+"""Runs whose data have coarse labels and groups."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common, group_dro, jtt
+from rrl_jax import evals
+from rrl_jax.errors import ConfigError
+from rrl_jax.evals import groups
+from rrl_jax.train import evaluation, experiment, loop
+
+
+def recipe(arg=None, **changes):
+  """A small network on few digits, for a few steps."""
+  config = group_dro.get_config(arg)
+  config.model.kw.widths = (8,)
+  config.batch_size = 64
+  config.total_steps = 4
+  config.mesh.data = 1
+  config.evals = {}
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run(config):
+  built = experiment.build(config)
+  store = loop.resident_set(built)
+  step = jax.jit(lambda s, b, t: built.step(s, loop.look_up(t, b)))
+  state = jax.jit(built.init)(jax.random.key(0))
+  for batch in loop.read_batches(built, 0, lookup=bool(store)):
+    state, metrics = step(state, batch, store)
+  return built, state, metrics
+
+
+def test_group_dro_trains_and_its_groups_are_measured():
+  config = recipe(**{'evals': {'groups': {}}})
+  built, state, metrics = run(config)
+  names = built.data.train.group_names
+  weights = [float(metrics[f'group_weight/{name}']) for name in names]
+  assert sum(weights) == pytest.approx(1, abs=1e-5)
+  assert len(set(np.round(weights, 6))) > 1
+  measured, _ = evaluation.Evaluator(built)(state, config.evals.to_dict())
+  assert {f'groups/accuracy/{name}' for name in names} <= set(measured)
+  assert measured['groups/worst_accuracy'].value <= min(
+    measured[f'groups/accuracy/{name}'].value for name in names
+  )
+
+
+@pytest.mark.parametrize('resident', [True, False])
+def test_batches_of_the_loop_hold_the_group(resident):
+  changes = {} if resident else {'data.device_bytes': 1}
+  built = experiment.build(recipe('erm', **changes))
+  store = loop.resident_set(built)
+  assert bool(store) == resident
+  batch = next(loop.read_batches(built, 0, lookup=resident))
+  batch = loop.look_up(store, batch)
+  np.testing.assert_array_equal(
+    batch['group'], built.data.train.groups[np.asarray(batch['index'])]
+  )
+
+
+def test_without_groups_nothing_of_them_reaches_the_devices():
+  config = recipe('erm', **{'data.groups.kind': 'none'})
+  built = experiment.build(config)
+  store = loop.resident_set(built)
+  assert set(store) == {'image', 'label', 'concept'}
+  batch = next(loop.read_batches(built, 0, lookup=True))
+  assert set(batch) == {'label', 'concept', 'index'}
+
+
+def test_jtt_trains_two_networks_and_evaluates_the_second():
+  config = recipe('jtt', **{'objective.kw.warmup_steps': 2})
+  built, state, _ = run(config)
+  assert state.aux_state['wrong'].shape == (len(built.data.train),)
+  assert bool(state.aux_state['wrong'].any())
+  with pytest.raises(ConfigError, match='warmup_steps=4: the run has 4 steps'):
+    experiment.build(recipe('jtt', **{'objective.kw.warmup_steps': 4}))
+
+
+def test_a_held_out_split_keeps_groups_and_fine_labels():
+  config = recipe('erm', **{'data.validation': 0.2})
+  train, held_out = experiment.load_data(config)
+  for split in (train, held_out):
+    np.testing.assert_array_equal(split.labels, split.fine_labels >= 5)
+    np.testing.assert_array_equal(split.groups // 2, split.labels)
+    # The patch says the attribute: top left or top right corner.
+    corner = split.images[:, 0, 0, 0] == 255
+    np.testing.assert_array_equal(split.groups % 2 == 0, corner)
+
+
+def test_a_group_may_be_empty_in_the_held_out_split():
+  """Nothing is held out by group, so a rare one may miss; it is named."""
+  config = recipe(
+    'erm', **{'data.validation': 0.1, 'data.groups.strength': 0.998}
+  )
+  train, held_out = experiment.load_data(config)
+  assert (held_out.group_counts == 0).any()
+  assert (train.group_counts > 0).all()
+  right = np.ones(len(held_out), bool)
+  measured = dict(groups.measure(right, held_out, train, 'x'))
+  missing = held_out.group_names[int(np.argmin(held_out.group_counts))]
+  assert f'groups/accuracy/{missing}' not in measured
+  said = measured['groups/worst_accuracy'].protocol
+  assert 'left out without a test example' in said
+  assert missing in said
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'data.groups.kind': 'x'}, "data.groups.kind='x'"),
+    ({'data.groups.strength': 2.0}, 'data.groups.strength=2.0'),
+    ({'objective.name': 'group_dro'}, 'group_dro needs groups'),
+    ({'objective.kw.upweight': 2.0}, 'objective.kw.upweight'),
+  ],
+)
+def test_fields_are_checked_before_the_data(changes, message, monkeypatch):
+  def never(*args, **kw):
+    raise AssertionError('data were read')
+
+  monkeypatch.setattr(experiment, 'load_data', never)
+  config = common.base()
+  config.objective.kw.upweight = common.optional(float)
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match=message):
+    experiment.build(config)
+
+
+@pytest.mark.parametrize('name', ['groups', 'last_layer', 'coarse_to_fine'])
+def test_what_cannot_be_measured_is_told_before_training(name):
+  config = common.base()
+  config.mesh.data = 1
+  config.interim_evals = {name: {}}
+  with pytest.raises(ConfigError, match=f'evals.{name} needs'):
+    experiment.build(config)
+
+
+def test_targets_have_fine_labels_unless_they_ask_for_others():
+  config = recipe('erm', **{'transfer': {'fine': {'classes': ''}}})
+  target = experiment.build(config).tasks[0]
+  assert target.train.num_classes == 10
+  assert target.train.groups is None
+  assert isinstance(target, evals.Task)
+
+
+@pytest.mark.parametrize('module', [group_dro, jtt])
+@pytest.mark.parametrize('data_set', group_dro.DATA_SETS)
+def test_recipes_of_every_data_set_pass_the_check(module, data_set):
+  experiment.check(module.get_config(data_set))
+
+
+def test_fine_groups_make_one_digit_rare():
+  built = experiment.build(recipe('fine'))
+  train = built.data.train
+  assert train.group_names == tuple('0123456789')
+  others = np.delete(train.group_counts, 8)
+  assert train.group_counts[8] < 0.1 * others.min()
