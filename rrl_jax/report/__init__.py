@@ -48,7 +48,12 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 
 def _content(workdir: pathlib.Path) -> dict[str, Any]:
   """Everything the template shows."""
-  from rrl_jax.report import _calibration, _figures, _label_noise
+  from rrl_jax.report import (
+    _calibration,
+    _figures,
+    _label_noise,
+    _robust_probe,
+  )
 
   config, no_config = _files.read_json(workdir / 'config.json')
   metrics, no_metrics = _files.read_metrics(workdir / 'metrics.jsonl')
@@ -84,15 +89,17 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     arrays, known=bool(rates)
   )
   reliability, reliability_gap = _calibration.diagram(arrays)
+  probes, in_probes = _robust_probe.part(measured, arrays)
   content = {
     'title': _title(config, workdir),
     'facts': _facts(config, results),
     'config': _files.pretty(config),
     'config_gap': no_config,
     'highlights': _results.highlights(measured),
-    'groups': _results.groups(measured),
+    'groups': _results.groups(measured, in_probes),
     'results_gap': no_results or _gap(measured, 'results.json', 'number'),
     'protocols_gap': no_protocols,
+    'probes': probes,
     'noise': [figure for figure in noise if figure],
     'noise_gap': emphasis_gap,
     'noise_key': _label_noise.key(arrays, rates) if rates else [],

@@ -235,28 +235,29 @@ def feature_map(
 
 
 def pairs(
-  arrays: Mapping[str, np.ndarray],
+  arrays: Mapping[str, np.ndarray], prefix: str = 'figure/examples'
 ) -> tuple[dict[str, Any] | None, str]:
   """Clean images, attacked images and their amplified differences.
 
   Args:
     arrays: Contents of figures.npz.
+    prefix: Of the names of the arrays.
 
   Returns:
     ``({'factor', 'rows'}, '')``, or ``(None, what is missing)``.
   """
-  clean = arrays.get('figure/examples_clean')
-  adv = arrays.get('figure/examples_adv')
+  clean = arrays.get(f'{prefix}_clean')
+  adv = arrays.get(f'{prefix}_adv')
   if clean is None or adv is None:
-    return None, 'figures.npz holds no figure/examples_clean, ..._adv'
+    return None, f'figures.npz holds no {prefix}_clean, ..._adv'
   if clean.ndim != 4 or clean.shape != adv.shape or not len(clean):
     return None, f'example images have shapes {clean.shape} and {adv.shape}'
   if not (_files.is_numeric(clean) and _files.is_numeric(adv)):
     return None, 'example images hold values that are not finite'
-  names = arrays.get('figure/examples_class_names')
+  names = arrays.get(f'{prefix}_class_names')
 
   def named(array, row):
-    ids = arrays.get(f'figure/examples_{array}')
+    ids = arrays.get(f'{prefix}_{array}')
     if ids is None or ids.shape != (len(clean),) or not _files.is_numeric(ids):
       return '?'
     return _files.class_name(names, int(ids[row]))

@@ -1,6 +1,6 @@
 """The numbers of a run: how they are called, written and grouped."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 import math
 from typing import Any
 
@@ -101,6 +101,7 @@ def measurements(
       'name': name,
       'label': _label(name),
       'number': value,
+      'ends': bounds,
       'value': _write(value, unit),
       'interval': interval,
       'protocol': protocol,
@@ -119,9 +120,9 @@ def measurements(
 def _unit(name, values):
   """What a number is: share, area, nats, points, or just a number."""
   what = name.rpartition('/')[2]
-  if name.startswith('bound/') and what in ('feature_shift', 'lipschitz'):
+  if name.startswith('bound/') and what.endswith(('_shift', 'lipschitz')):
     return 'number'
-  if what.endswith('_loss') or what in ('bound', 'slack'):
+  if what.endswith(('_loss', 'bound')) or what == 'slack':
     return 'nats'
   if name == 'noise/estimate_error':
     return 'points'
@@ -153,7 +154,7 @@ def _label(name: str) -> str:
     return _detection(rest)
   task, slash, what = (rest or name).rpartition('/')
   words = what.replace('_', ' ').replace('knn', 'kNN').replace('svm', 'SVM')
-  words = words.replace('pgd', 'PGD-')
+  words = words.replace('pgd', 'PGD-').replace('auto attack', 'AutoAttack')
   if slash:
     return f'{task}: {words}'
   return words if words.startswith('kNN') else words[:1].upper() + words[1:]
@@ -172,6 +173,7 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Up to four numbers that say most."""
   attacked = [n for n in measured if n.startswith('test/pgd')]
   attacked = [n for n in attacked if n.endswith('_accuracy')]
+  probed = [n for n in measured if n.startswith('transfer/linear_probe_pgd')]
   names = [
     'test/accuracy',
     'test/worst_concept_accuracy',
@@ -181,6 +183,8 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     'fit/flipped_accuracy',
     'fit/abnormal_accuracy',
     'transfer/linear_probe_accuracy',
+    *probed[:1],
+    'transfer/linear_probe_auto_attack_accuracy',
     'transfer/knn_accuracy',
     'test/calibration_error',
   ]
@@ -197,11 +201,18 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
   return there[:4]
 
 
-def groups(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Numbers by their prefix, those of single concepts left out."""
+def groups(
+  measured: Mapping[str, Any], without: Container[str] = ()
+) -> list[dict[str, Any]]:
+  """Numbers by their prefix, those of single concepts left out.
+
+  Args:
+    measured: Numbers by name.
+    without: Names of numbers that the page shows elsewhere.
+  """
   found: dict[str, list] = {}
   for name, row in measured.items():
-    if not name.startswith('test/accuracy/'):
+    if not name.startswith('test/accuracy/') and name not in without:
       found.setdefault(name.partition('/')[0], []).append(row)
   if 'test' in found:  # The best stands beside the last.
     first = ['test/accuracy', 'test/best_accuracy']
