@@ -17,7 +17,9 @@ from configs import (
   dynacl,
   erm,
   gr,
+  group_dro,
   hro,
+  jtt,
   pgd_at,
   rocl,
   simclr,
@@ -48,6 +50,10 @@ CONFIGS = {
   for arg in ('digits', 'fashion_mnist,balanced', 'cifar10')
 }
 CONFIGS |= {f'gr:{arg}': (gr, arg) for arg in GR}
+CONFIGS |= {
+  f'group_dro:{arg}': (group_dro, arg)
+  for arg in ('digits', 'balanced,fashion_mnist,colour', 'cifar10,background')
+} | {'jtt:fine': (jtt, 'fine')}
 CONFIGS |= {
   f'tarrl:{arg}': (tarrl, arg)
   for arg in ('digits', 'fashion_mnist,labels', 'byol,free', 'cifar10')
