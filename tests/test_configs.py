@@ -24,6 +24,7 @@ from configs import (
   rocl,
   simclr,
   tarrl,
+  thanos,
   trades,
 )
 from configs.studies import gr as gr_study
@@ -31,7 +32,9 @@ from configs.studies import hro as hro_study
 from rrl_jax import models
 from rrl_jax.train import experiment, loop, sharding
 
-NETWORKS_OF_DEPTH = ('resnet18', 'resnet44', 'resnet50', 'resnet56')
+NETWORKS_OF_DEPTH = (
+  'resnet18', 'resnet44', 'resnet50', 'resnet56', 'vit_lite'
+)  # fmt: skip
 GR = (
   *gr.METHODS,
   'fashion_mnist,asymmetric,noise=0.6',
@@ -67,12 +70,17 @@ CONFIGS |= {
   f'simclr:{arg}': (simclr, arg)
   for arg in ('byol', 'supcon', 'fashion_mnist,cross_entropy', 'imagenet')
 }
+CONFIGS |= {
+  f'thanos:{arg}': (thanos, arg)
+  for arg in ('digits', 'supcon_infonce', 'joint,released', 'celeb_a,spread')
+}
 
 
 def on_mock_data(config: ConfigDict) -> ConfigDict:
   """The same recipe on random arrays with as many classes, a few at a time."""
   sizes = {
-    'cifar10': (32, 10), 'cifar100': (32, 100), 'imagenet2012': (64, 1000)
+    'cifar10': (32, 10), 'cifar100': (32, 100), 'imagenet2012': (64, 1000),
+    'celeb_a': (64, 2),
   }  # fmt: skip
   size, num_classes = sizes.get(config.data.kw.data_set, (8, 10))
   if config.data.name == 'folder':
@@ -82,7 +90,14 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
   if config.data.name == 'tfds':
     config.transfer = {}  # Other sets, which are not there either.
   config.data.name = 'mock'
-  for field in ('data_set', 'image_size'):
+  if config.data.coarse == 'source':  # As many coarse classes as it has.
+    each = 5
+    config.data.coarse = ' '.join(
+      f'{k}-{k + each - 1}' for k in range(0, num_classes, each)
+    )
+  if config.data.groups.kind == 'attribute':
+    config.data.groups.kind = 'patch'
+  for field in ('data_set', 'image_size', 'label_key', 'attribute_key'):
     config.data.kw[field] = None
   config.data.kw.num_classes = num_classes
   config.data.kw.num_examples = max(4 * num_classes, 200)

@@ -229,14 +229,14 @@ def make(
       jax.lax.stop_gradient(embeddings), labels, num_classes=num_classes
     )
     metrics = {
-      'spread': found.spread,
+      'class_spread': found.spread,
       'within_cosine': found.within_cosine,
       'between_cosine': found.between_cosine,
       'total_collapse': found.total_collapse.astype(jnp.float32),
     }
     if num_classes <= _MAX_NAMED:
       for name, value in zip(data.class_names, found.class_spread, strict=True):
-        metrics[f'spread/{name}'] = value
+        metrics[f'class_spread/{name}'] = value
     return metrics
 
   def loss_fn(params, model_state, aux_state, batch, key, step):
