@@ -1,10 +1,16 @@
 """What an evaluation knows of the network that was trained."""
 
+import types
+
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
+from rrl_jax import typing
 from rrl_jax.train import evaluation, experiment
+from tests.evals import toy
 from tests.train.test_label_noise import tiny
 
 
@@ -44,3 +50,47 @@ def test_a_network_without_bounds_has_none():
   encoder = evaluation.Evaluator(built)._encoder
   assert built.feature_bounds is None
   assert encoder.feature_bounds is None
+
+
+def made_of(apply_fn, variables, *, eval_adversarial=False, resized_crop=0):
+  """The encoder that an experiment's evaluations get."""
+  config = ml_collections.ConfigDict(
+    {
+      'data': {'augment': {'resized_crop': resized_crop}},
+      'eval_batch_size': 64,
+    }
+  )
+  objective = typing.Objective(loss_fn=None, eval_adversarial=eval_adversarial)
+  experiment = types.SimpleNamespace(
+    config=config,
+    objective=objective,
+    apply_fn=apply_fn,
+    mesh=None,
+    feature_bounds=None,
+  )
+  params, model_state = variables
+  state = types.SimpleNamespace(eval_params=params, model_state=model_state)
+  return evaluation.Evaluator(experiment).encoder(state)
+
+
+def test_both_modes_take_the_norms_and_the_crop_of_the_evaluation():
+  seen = []
+
+  def apply_fn(params, model_state, images, *, train, adversarial=False):
+    seen.append((train, adversarial, images.shape))
+    features = jnp.mean(images, axis=(1, 2))
+    return (features, {'features': features}), model_state
+
+  for eval_adversarial in (False, True):
+    found = made_of(
+      apply_fn, ({}, {}), eval_adversarial=eval_adversarial, resized_crop=4
+    )
+    images = toy.source().images[:3]
+    found.apply(found.variables, images)
+    found.network(*found.variables, images, train=True)
+    (_, out), _ = found.network(*found.variables, images, train=False)
+    _, features = found.apply(found.variables, images)
+    np.testing.assert_array_equal(out['features'], features)
+    want = [(t, eval_adversarial, (3, 4, 4, 1)) for t in (0, 1, 0, 0)]
+    assert seen == want
+    seen.clear()
