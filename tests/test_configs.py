@@ -23,6 +23,7 @@ from configs import (
   pgd_at,
   rocl,
   simclr,
+  supcon,
   tarrl,
   thanos,
   trades,
@@ -68,8 +69,8 @@ CONFIGS |= {
 }
 CONFIGS |= {
   f'simclr:{arg}': (simclr, arg)
-  for arg in ('byol', 'supcon', 'fashion_mnist,cross_entropy', 'imagenet')
-}
+  for arg in ('byol', 'fashion_mnist,cross_entropy', 'imagenet')
+} | {'supcon:digits': (supcon, 'digits')}
 CONFIGS |= {
   f'thanos:{arg}': (thanos, arg)
   for arg in ('digits', 'supcon_infonce', 'joint,released', 'celeb_a,spread')
@@ -157,6 +158,7 @@ def test_a_config_takes_one_step_on_mock_data(name):
     (tarrl, 'cifar10'),
     (acl, 'cifar10'),
     (deacl, 'cifar10'),
+    (thanos, 'cifar10'),
   ],
 )
 def test_paper_scale_lowers_for_tpu_and_cuda(module, arg):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
+import optax
 import pytest
 
 from rrl_jax import losses, objectives
@@ -353,6 +354,47 @@ def test_a_batch_of_one_class_and_equal_images_is_finite(
 
 
 # --- Where alpha lies.
+
+
+def test_free_embeddings_spread_as_far_as_the_table_says():
+  # Two classes of 64 points in 16 dimensions, both views alike.
+  table = {
+    0.50: 0.0, 0.52: 0.002, 0.54: 0.042, 0.56: 0.087, 0.58: 0.137,
+    0.60: 0.194, 0.64: 0.346, 0.667: 0.502, 0.68: 0.611, 0.70: 1.0,
+  }  # fmt: skip
+  labels, steps = jnp.repeat(jnp.arange(2), 64), 600
+  nothing = jnp.zeros((128, 2, 1, 1, 1))
+  batch = {'image': nothing[:, 0], 'views': nothing, 'label': labels}
+  tx = optax.adam(optax.cosine_decay_schedule(0.05, steps))
+
+  def free(params, model_state, images, *, train, labels):
+    del images, train
+    rows = jnp.concatenate([params, params])
+    out = {'features': rows, 'embedding': rows}
+    return (jax.nn.one_hot(labels, 2), out), model_state
+
+  objective = make(free, data=spec(2), variant='spread', view_pairs='one')
+  key = jax.random.key(0)
+  measure = lambda rows: objective(rows, {}, {}, batch, key, 0)[1][2]
+
+  def loss(rows, alpha):
+    parts = measure(rows)
+    return (1 - alpha) * parts['supervised'] + alpha * parts[
+      'class_conditional'
+    ]
+
+  def optimise(alpha):
+    def step(carry, _):
+      rows, state = carry
+      updates, state = tx.update(jax.grad(loss)(rows, alpha), state)
+      return (optax.apply_updates(rows, updates), state), None
+
+    rows = jax.random.normal(key, (128, 16))
+    (rows, _), _ = jax.lax.scan(step, (rows, tx.init(rows)), length=steps)
+    return measure(rows)['class_spread']
+
+  spreads = jax.jit(jax.vmap(optimise))(jnp.asarray(list(table)))
+  np.testing.assert_allclose(spreads, list(table.values()), atol=0.02)
 
 
 def test_thresholds_of_classes_are_the_known_ones():
