@@ -44,6 +44,7 @@ def base() -> ConfigDict:
   config.data.groups.test_strength = optional(float)  # None: independent.
   config.data.groups.num_attributes = optional(int)  # None: one a class.
   config.data.groups.seed = 0
+  config.data.inferred_groups = optional(str)  # figures.npz of infer_groups.
   config.data.noise = ConfigDict()  # Flips labels of the training split.
   config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...
   config.data.noise.rate = 0.0  # Fraction of each class's labels.

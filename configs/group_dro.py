@@ -12,7 +12,10 @@ Arguments, separated by commas behind a colon (``:jtt,colour,strength=0.9``):
   metadata.csv as ``--config.data.kw.path``; ``celeba``, prepared by tfds;
 * what is planted: ``patch`` (default), ``colour``, ``background``, or ``fine``
   for the fine classes as groups, one of them rare;
-* ``strength=0.95``, the share of a class that has its attribute in training.
+* ``strength=0.95``, the share of a class that has its attribute in training;
+* ``inferred=FILE``, the figures.npz of an earlier run of ``erm`` here (or of
+  another with the evaluator ``infer_groups`` on the same data): group DRO on
+  clusters of its features instead of the true groups.
 
 All report the last layer fitted anew on half of the test split too (DFR), which
 says what the features hold. Models are selected without groups: there is no
@@ -38,6 +41,7 @@ def get_config(arg: str | None = None):
     data=common.Choice(DATA_SETS),
     kind=common.Choice(KINDS),
     strength=0.95,
+    inferred='',
   )
   config = common.base()
   natural = args.data in ('waterbirds', 'celeba')
@@ -61,7 +65,9 @@ def get_config(arg: str | None = None):
   if not natural:
     config.evals.coarse_to_fine = {'k': 20, 'num_train': 10_000}
   config.objective.name = 'erm'
-  if args.method in ('group_dro', 'balanced'):
+  if args.inferred:
+    config.data.inferred_groups = args.inferred
+  elif args.method in ('group_dro', 'balanced'):
     config.data.concepts = 'group'
     config.data.sampling = 'concept_balanced'
   if args.method == 'group_dro':
@@ -71,6 +77,8 @@ def get_config(arg: str | None = None):
       'adjustment': 0.0,  # 2 on Waterbirds and 3 on CelebA in GEORGE.
       'normalize': False,
     }
+  elif args.method == 'erm':
+    config.evals.infer_groups = {'num_clusters': 2, 'max_clusters': 10}
   elif args.method == 'jtt':
     config.objective.name = 'jtt'
     config.objective.kw = {'warmup_steps': 100, 'upweight': 20.0}

@@ -20,6 +20,7 @@ import numbers
 
 import numpy as np
 
+from rrl_jax.data import npz
 from rrl_jax.data.source import (
   Images,
   LazyImages,
@@ -27,7 +28,7 @@ from rrl_jax.data.source import (
   Splits,
   known_truth,
 )  # fmt: skip
-from rrl_jax.errors import ConfigError
+from rrl_jax.errors import ConfigError, DataError
 
 PLANTED = {'patch': 'patch', 'colour': 'hue', 'background': 'level'}
 KINDS = ('none', *PLANTED, 'attribute', 'fine')
@@ -172,6 +173,40 @@ def check(
       raise ConfigError(
         f'data.groups.{name}={number!r}: an integer of at least {least}'
       )
+
+
+def with_inferred(train: Source, path: str) -> Source:
+  """The training split with groups that an earlier run inferred.
+
+  Batches hold these; evaluations go on judging by the true ones.
+
+  Args:
+    train: Training examples, as that run had them, in the same order.
+    path: The run's ``figures.npz``, written by the evaluator ``infer_groups``.
+
+  Raises:
+    DataError: The file cannot be read, holds none, or those of other data.
+  """
+  arrays = npz.read(path)
+  names = [f'figure/inferred_{part}' for part in ('groups', 'labels', 'names')]
+  for name in names:
+    if name not in arrays:
+      raise DataError(
+        f'{path} has no array {name!r}; a run with evals.infer_groups writes it'
+      )
+  ids, labels, group_names = (arrays[name] for name in names)
+  if not np.array_equal(labels, train.labels):
+    raise DataError(
+      f'{path}: its groups are of other training data ({len(labels)} labels'
+      f' against {len(train)}, or in another order)'
+    )
+  if ids.shape != labels.shape or ids.dtype.kind not in 'iu':
+    raise DataError(f'{path}: {names[0]!r} is no group for each example')
+  return dataclasses.replace(
+    train,
+    inferred_groups=ids,
+    inferred_names=tuple(str(name) for name in group_names),
+  )
 
 
 def by_group(splits: Splits) -> Splits:

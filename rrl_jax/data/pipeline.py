@@ -151,8 +151,8 @@ def stream(
       'concept': source.concepts[batch],
       'index': batch.astype(np.int32),
     }
-    if source.groups is not None:
-      found['group'] = source.groups[batch]
+    if source.batch_groups is not None:
+      found['group'] = source.batch_groups[batch]
     return found | {'image': source.images[batch]} if images else found
 
   options = grain.ReadOptions(

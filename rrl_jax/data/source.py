@@ -12,7 +12,11 @@ from rrl_jax.errors import ConfigError, DataError
 
 _IN_MEMORY_BYTES = 512 * 2**20  # Larger sets are read as they are needed.
 _CHUNK = 4096  # Examples checked or read at once.
-_NAMED = {'fine_labels': 'fine_names', 'groups': 'group_names'}  # If any.
+_NAMED = {  # Fields that may be None, and the names of their values.
+  'fine_labels': 'fine_names',
+  'groups': 'group_names',
+  'inferred_groups': 'inferred_names',
+}
 
 
 class Images(Protocol):
@@ -74,6 +78,9 @@ class Source:
     groups: Group of each image by which it may be judged, for one its class
       and a spurious attribute, int32 ``[N]``; None where there are none.
     group_names: Name of each group; some may be empty.
+    inferred_groups: Guesses of groups, which training reads in place of the
+      true ones, int32 ``[N]``; None where nothing was inferred.
+    inferred_names: Name of each guessed group.
 
   Raises:
     DataError: The parts do not fit each other.
@@ -89,6 +96,8 @@ class Source:
   fine_names: tuple[str, ...] | None = None
   groups: np.ndarray | None = None
   group_names: tuple[str, ...] | None = None
+  inferred_groups: np.ndarray | None = None
+  inferred_names: tuple[str, ...] | None = None
 
   def __post_init__(self):
     # `object.__setattr__` is the way to complete a frozen dataclass.
@@ -111,8 +120,10 @@ class Source:
     for what, ids, names in (
       ('labels', self.labels, self.class_names),
       ('concepts', self.concepts, self.concept_names),
-      ('fine_labels', self.fine_labels, self.fine_names),
-      ('groups', self.groups, self.group_names),
+      *(
+        (field, getattr(self, field), getattr(self, names))
+        for field, names in _NAMED.items()
+      ),
     ):
       if ids is None:
         continue
@@ -187,6 +198,17 @@ class Source:
     if self.groups is None:
       raise ValueError('this source has no groups')
     return np.bincount(self.groups, minlength=self.num_groups)
+
+  @property
+  def batch_groups(self) -> np.ndarray | None:
+    """Groups that batches hold: the inferred ones if there are any, ``[N]``."""
+    return self.groups if self.inferred_groups is None else self.inferred_groups
+
+  @property
+  def batch_group_names(self) -> tuple[str, ...]:
+    """Name of each group that a batch may hold; none without groups."""
+    inferred = self.inferred_groups is not None
+    return (self.inferred_names if inferred else self.group_names) or ()
 
   @property
   def has_hierarchy(self) -> bool:

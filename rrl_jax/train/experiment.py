@@ -15,6 +15,7 @@ import optax
 from rrl_jax import data as data_lib
 from rrl_jax import evals, models, objectives, typing
 from rrl_jax.data import augment, pipeline
+from rrl_jax.data import groups as groups_lib
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import optim, sharding
 from rrl_jax.train import step as step_lib
@@ -119,6 +120,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     _given(config.data.noise.to_dict()), _given(config.data.abnormal.to_dict())
   )
   data_lib.check_groups(_given(config.data.groups.to_dict()))
+  if config.data.inferred_groups and config.data.concepts == 'group':
+    raise ConfigError(
+      "data.concepts='group': these are the true groups, which sampling would"
+      " give away to a run with data.inferred_groups; say 'class'"
+    )
   evals.check(config.evals.to_dict())
   evals.check(config.interim_evals.to_dict())
   # Two classes in two concepts stand for the data: names, arguments and ranges
@@ -130,7 +136,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     concept_counts=np.array([1, 1]),
     sampling_probs=np.array([0.5, 0.5]),
     num_examples=2,
-    group_names=() if config.data.groups.kind == 'none' else ('0', '1'),
+    group_names=('0', '1') if _has_groups(config) else (),
     group_counts=np.array([1, 1]),
   )
   objective = _objective(config, models.apply_fn(model), spec)
@@ -174,7 +180,10 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
     **_given(kw),
   )
   if fields['validation']:
-    return _hold_out(splits.train, fields['validation'], fields['seed'])
+    splits = _hold_out(splits.train, fields['validation'], fields['seed'])
+  if fields['inferred_groups']:
+    train = groups_lib.with_inferred(splits.train, fields['inferred_groups'])
+    splits = splits._replace(train=train)
   return splits
 
 
@@ -247,7 +256,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       ema=config.optim.ema_decay > 0,
     )
 
-  has_groups = train.num_groups > 0
+  has_groups = train.batch_groups is not None
   size = augmentation['resized_crop']
   height, width, channels = train.image_shape
   image_shape = (size or height, size or width, channels)
@@ -291,8 +300,11 @@ def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
     concept_counts=train.concept_counts,
     sampling_probs=pipeline.sampling_probs(train, config.data.sampling),
     num_examples=len(train),
-    group_names=train.group_names or (),
-    group_counts=train.group_counts if train.num_groups else np.zeros(0, int),
+    group_names=train.batch_group_names,
+    group_counts=np.bincount(
+      () if train.batch_groups is None else train.batch_groups,
+      minlength=len(train.batch_group_names),
+    ),
     class_probs=pipeline.class_probs(train, config.data.sampling),
   )
 
@@ -326,6 +338,7 @@ def _target(config, name):
     'imbalance': '',
     'validation': 0.0,
     'groups': {},
+    'inferred_groups': None,
     'noise': {},
     'abnormal': {},
   }
@@ -370,6 +383,11 @@ def _objective(config, apply_fn, spec):
     data=spec,
     kw=config.objective.kw.to_dict(),
   )
+
+
+def _has_groups(config):
+  """Whether batches will hold groups."""
+  return config.data.groups.kind != 'none' or bool(config.data.inferred_groups)
 
 
 def _given(fields):

@@ -157,8 +157,8 @@ def resident_set(experiment: Experiment) -> dict[str, jax.Array]:
     'label': train.labels,
     'concept': train.concepts,
   }
-  if train.groups is not None:
-    arrays['group'] = train.groups
+  if train.batch_groups is not None:
+    arrays['group'] = train.batch_groups
   return {
     name: sharding.put_copy(experiment.mesh, array)
     for name, array in arrays.items()

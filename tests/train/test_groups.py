@@ -156,3 +156,32 @@ def test_fine_groups_make_one_digit_rare():
   assert train.group_names == tuple('0123456789')
   others = np.delete(train.group_counts, 8)
   assert train.group_counts[8] < 0.1 * others.min()
+
+
+def test_group_dro_trains_on_inferred_groups(tmp_path):
+  """Two clusters a class, and the true groups are not in the batch."""
+  config = recipe('erm')
+  train = experiment.build(config).data.train
+  inferred = train.labels * 2 + np.arange(len(train)) % 2
+  path = str(tmp_path / 'figures.npz')
+  np.savez(
+    path,
+    **{
+      'figure/inferred_groups': inferred,
+      'figure/inferred_labels': train.labels,
+      'figure/inferred_names': np.array(['p', 'q', 'r', 's']),
+    },
+  )
+  config = recipe('group_dro')
+  config.data.inferred_groups = path
+  with pytest.raises(ConfigError, match="data.concepts='group': these are the"):
+    experiment.build(config)
+  config = recipe(
+    f'group_dro,inferred={path}', **{'objective.name': 'group_dro'}
+  )
+  built = experiment.build(config)
+  store = loop.resident_set(built)
+  np.testing.assert_array_equal(store['group'], inferred)
+  spec = experiment.data_spec(config, built.data.train)
+  assert spec.group_names == ('p', 'q', 'r', 's')
+  np.testing.assert_array_equal(spec.group_counts, np.bincount(inferred))
