@@ -212,6 +212,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     evals.Task(name, *_target(config, name)) for name in config.transfer
   )
   train = data.train
+  for task in tasks:
+    if task.train.image_shape[-1] != train.image_shape[-1]:
+      raise ConfigError(
+        f'transfer.{task.name}: images of {task.train.image_shape[-1]} channels,'
+        f' those of the source have {train.image_shape[-1]}'
+      )
   per_epoch = len(train) / config.batch_size
   total_steps = config.total_steps or max(
     round(config.total_epochs * per_epoch), 1

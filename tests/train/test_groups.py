@@ -144,6 +144,15 @@ def test_targets_have_fine_labels_unless_they_ask_for_others():
   assert isinstance(target, evals.Task)
 
 
+def test_targets_in_other_colours_are_told_before_training():
+  """A tint makes gray images RGB, and a target has none unless it asks."""
+  config = recipe('erm,colour', **{'transfer': {'fine': {'classes': ''}}})
+  with pytest.raises(ConfigError, match=r'transfer.fine: images of 1 channels'):
+    experiment.build(config)
+  config.transfer.fine = {'groups': {'kind': 'colour'}}
+  assert experiment.build(config).tasks[0].train.image_shape == (8, 8, 3)
+
+
 @pytest.mark.parametrize('module', [group_dro, jtt])
 @pytest.mark.parametrize('data_set', group_dro.DATA_SETS)
 def test_recipes_of_every_data_set_pass_the_check(module, data_set):
