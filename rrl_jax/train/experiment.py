@@ -213,10 +213,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   )
   train = data.train
   for task in tasks:
-    if task.train.image_shape[-1] != train.image_shape[-1]:
+    channels = task.train.image_shape[-1]
+    if channels != train.image_shape[-1]:
       raise ConfigError(
-        f'transfer.{task.name}: images of {task.train.image_shape[-1]} channels,'
-        f' those of the source have {train.image_shape[-1]}'
+        f'transfer.{task.name}: images of {channels} channels, those of the'
+        f' source have {train.image_shape[-1]}'
       )
   per_epoch = len(train) / config.batch_size
   total_steps = config.total_steps or max(
