@@ -4,11 +4,13 @@ import itertools
 import pathlib
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
+from rrl_jax.studies import cross_attack
 from rrl_jax.studies import table as table_lib
 from rrl_jax.train import workdir as workdir_lib
 
@@ -28,13 +30,19 @@ def run(
   change) all of this is done once under each of them. The held-out part is as
   noisy as the rest: no clean label chooses anything.
 
+  With ``study.cross_attack`` the linear probes of one target task are attacked
+  once more, with more steps and restarts and by each other's images, see
+  `cross_attack`.
+
   Writes ``table.md`` and ``table.json``; each run has a folder of its own, so
   that a study that was stopped goes on where it was.
 
   Args:
     config: A config with a ``study``: methods, order, grids, seeds,
       tuning_seeds, tuning_evals, validation, select, baseline, metrics, and
-      perhaps conditions.
+      perhaps conditions, cross_attack and tuning_transfer (target tasks of
+      the tuning runs, which otherwise have none; ``validation`` has to be held
+      out of them).
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -63,7 +71,56 @@ def run(
     table = table_lib.make_table(results, study.baseline, study.metrics)
     found[condition] = table_lib.Found(chosen, results, table)
     _write(root, study, found)  # What is there so far, should it be stopped.
+    if 'cross_attack' in study:
+      _cross_attack(study, changes, chosen, folder)
   print((root / 'table.md').read_text())
+
+
+def _cross_attack(study, changes, chosen, folder):
+  """Writes ``cross_attack.md`` and ``.json``: the probes' order, tested."""
+  kw = study.cross_attack.to_dict()
+  steps = kw.pop('num_steps'), kw.pop('strong_steps')
+  restarts = 1, kw.pop('num_restarts')
+  probe = {name: kw.pop(name) for name in ('task', 'l2', 'num_train')}
+  weak, strong = [], []
+  for seed in study.seeds:
+    probes = {
+      name: cross_attack.probe_of(
+        _changed(
+          _under(study.methods[name], changes, name), chosen[name], seed
+        ),
+        folder / 'runs' / name / f'seed{seed}',
+        **probe,
+      )
+      for name in study.order
+    }
+    for each, num_steps, num_restarts in zip(
+      (weak, strong), steps, restarts, strict=True
+    ):
+      each.append(
+        cross_attack.accuracies(
+          probes,
+          jax.random.key(seed),
+          num_steps=num_steps,
+          num_restarts=num_restarts,
+          **kw,
+        )
+      )
+  rows = cross_attack.summary(weak, strong)
+  words = (
+    f'Linear probes of task {probe["task"]}, {kw["norm"]} radius'
+    f' {kw["epsilon"]:g}, {kw["num_examples"]} test images, mean over'
+    f' {len(study.seeds)} seeds: PGD of {steps[0]} steps as in the table, of'
+    f' {steps[1]} steps and {restarts[1]} restarts, and the latter made for'
+    ' another encoder.'
+  )
+  workdir_lib.write_json(
+    folder / 'cross_attack.json',
+    {'summary': rows, 'weak': weak, 'strong': strong},
+  )
+  text = cross_attack.to_markdown(rows, words)
+  workdir_lib.write_bytes(folder / 'cross_attack.md', text.encode())
+  print(text)
 
 
 def _write(root, study, found):
@@ -176,7 +233,7 @@ def _tune(study, name, method, points, root):
         which: config.evals[which].to_dict() for which in study.tuning_evals
       }
       config.interim_steps = 0
-      config.transfer = {}
+      config.transfer = study.get('tuning_transfer', {})
       try:
         results = _run(config, root / 'tuning' / name / str(i), seed)
       except DivergedError as error:

@@ -69,14 +69,47 @@ def evaluate_last(
   workdir = workdir_lib.Workdir(pathlib.Path(root))
   workdir.check_owner(config)
   experiment = experiment_lib.build(config)
+  with workdir.lock():
+    state = _restore(experiment, workdir)
+    workdir.claim(config, overrides, trains=False)
+    return evaluation.evaluate(experiment, state, workdir)
+
+
+def last_encoder(
+  config: ConfigDict, root: pathlib.Path
+) -> tuple[Any, tuple[Any, ...]]:
+  """The encoder of a run's last checkpoint, and the target tasks.
+
+  Args:
+    config: The run's config.
+    root: Its folder, which stays as it is.
+
+  Returns:
+    ``(evals.Encoder, tasks)``.
+
+  Raises:
+    ConfigError: A field is wrong, or the folder belongs to another run.
+    DataError: Data or checkpoints cannot be used.
+  """
+  from rrl_jax.train import evaluation
+  from rrl_jax.train import experiment as experiment_lib
+  from rrl_jax.train import workdir as workdir_lib
+
+  workdir = workdir_lib.Workdir(pathlib.Path(root))
+  workdir.check_owner(config)
+  experiment = experiment_lib.build(config)
+  state = _restore(experiment, workdir)
+  return evaluation.Evaluator(experiment).encoder(state), experiment.tasks
+
+
+def _restore(experiment, workdir):
+  """The state of the last checkpoint."""
   from rrl_jax.train import loop
 
   if not workdir.trained_steps():
     raise DataError(f'{workdir.checkpoints} has no checkpoint to evaluate')
-  with workdir.lock():
-    with loop.open_checkpoints(experiment, workdir) as saved:
-      state = saved.restore(experiment.abstract_state())
-    if state is None:
-      raise DataError(f'{workdir.checkpoints} has no whole checkpoint')
-    workdir.claim(config, overrides, trains=False)
-    return evaluation.evaluate(experiment, state, workdir)
+  with loop.open_checkpoints(experiment, workdir) as saved:
+    state = saved.restore(experiment.abstract_state())
+  if state is None:
+    raise DataError(f'{workdir.checkpoints} has no whole checkpoint')
+  return state

@@ -6,75 +6,38 @@ import numpy as np
 import pytest
 
 from configs import simclr, tarrl
-from rrl_jax import losses, objectives
+from rrl_jax import losses
 from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import tarrl as tarrl_objective
 from rrl_jax.train import experiment
-from rrl_jax.typing import DataSpec
-
-NUM_CLASSES = 3
-
-
-def apply_fn(params, model_state, images, *, train, adversarial=False):
-  """Linear features, so that every attack has a closed form."""
-  flat = images.reshape(images.shape[0], -1)
-  features = flat @ params['in']
-  out = {'features': features, 'embedding': jnp.tanh(features)}
-  if train:
-    model_state = {'calls': model_state['calls'] + 1}
-  return (features @ params['out'], out), model_state
+from tests.objectives import linear
 
 
 def make(name='tarrl', **kw):
-  spec = DataSpec(
-    class_names=tuple('012'),
-    concept_names=('a',),
-    concept_counts=np.array([8]),
-    sampling_probs=np.array([1.0]),
-    num_examples=8,
-  )
-  return objectives.make(name, apply_fn, data=spec, kw=kw)
+  return linear.make(name, **kw)
 
 
 @pytest.fixture
 def params(rng):
-  return {
-    'in': jnp.asarray(rng.normal(size=(16, 5)), jnp.float32),
-    'out': jnp.asarray(rng.normal(size=(5, NUM_CLASSES)), jnp.float32),
-  }
+  return linear.draw_params(rng)
 
 
 @pytest.fixture
 def batch(rng):
-  views = jnp.asarray(rng.uniform(0.3, 0.7, size=(8, 2, 4, 4, 1)), jnp.float32)
-  return {
-    'image': views[:, 0],
-    'views': views,
-    'label': jnp.asarray([0, 1, 2, 0, 1, 2, 0, 1]),
-    'index': jnp.arange(8),
-  }
+  return linear.draw_batch(rng)
 
 
 def run(objective, params, batch, step=0):
-  fun = jax.jit(jax.value_and_grad(objective, has_aux=True))
-  (loss, (state, _, metrics)), grads = fun(
-    params, {'calls': jnp.zeros(())}, {}, batch, jax.random.key(0), step
-  )
+  loss, grads, state, _, metrics = linear.run(objective, params, batch, step)
   return loss, grads, state, metrics
 
 
-def close(a, b, rtol=1e-5):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b
-  )
-
-
 def test_strength_zero_is_the_base_loss_and_attacks_nothing(params, batch):
-  for base in ('simclr', 'supcon', 'cross_entropy'):
+  for base in ('simclr', 'byol', 'supcon', 'cross_entropy'):
     ours = run(make(strength=0.0, base=base), params, batch)
     theirs = run(make('simclr', base=base), params, batch)
-    close(ours[:2], theirs[:2])
-    assert float(ours[2]['calls']) == 1
+    linear.close(ours[:2], theirs[:2])
+    assert (ours[2]['clean'], ours[2]['adversarial']) == (1, 0)
     assert 'feature_shift' not in ours[3]
 
 
@@ -84,9 +47,11 @@ def test_simclr_is_infonce_of_the_embeddings_of_two_views(params, batch):
   both = jnp.concatenate([embed(batch['views'][:, v]) for v in (0, 1)])
   both = losses.l2_normalize(both)
   expected = losses.infonce(both, jnp.tile(jnp.arange(8), 2), temperature=0.3)
-  close(loss, jnp.mean(expected))
-  close(metrics['view_cosine'], jnp.mean(jnp.sum(both[:8] * both[8:], axis=1)))
-  close(metrics['mean_cosine'], jnp.mean(both @ both.T), rtol=1e-4)
+  linear.close(loss, jnp.mean(expected))
+  linear.close(
+    metrics['view_cosine'], jnp.mean(jnp.sum(both[:8] * both[8:], axis=1))
+  )
+  linear.close(metrics['mean_cosine'], jnp.mean(both @ both.T), rtol=1e-4)
 
 
 def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
@@ -106,7 +71,7 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
   )
   # Pixels lie in [0.3, 0.7]: no bound is met.
   expected = 0.05 * jnp.sum(jnp.abs(one['in'][:, 0]))
-  close(metrics['feature_shift'], expected, rtol=1e-4)
+  linear.close(metrics['feature_shift'], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize('distance', ['sq_l2', 'l2', 'cosine', 'unit_l2'])
@@ -114,27 +79,31 @@ def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   params, batch, distance
 ):
   def disguised(params, model_state, images, **kw):
-    (logits, out), model_state = apply_fn(params, model_state, images, **kw)
+    (logits, out), model_state = linear.apply_fn(
+      params, model_state, images, **kw
+    )
     out = out | {'features': 0.01 * out['features'] + 3.0}
     return (logits, out), model_state
 
   shifts = {}
   for standardise in (True, False):
-    for network in (apply_fn, disguised):
+    for network in (linear.apply_fn, disguised):
       objective = tarrl_objective.make(
         network, distance=distance, standardise=standardise
       )
       shifts[standardise, network] = run(objective, params, batch)[3][
         'feature_shift'
       ]
-  close(shifts[True, disguised], shifts[True, apply_fn], rtol=1e-2)
-  assert shifts[False, disguised] < 0.1 * shifts[False, apply_fn]
+  linear.close(
+    shifts[True, disguised], shifts[True, linear.apply_fn], rtol=1e-2
+  )
+  assert shifts[False, disguised] < 0.1 * shifts[False, linear.apply_fn]
 
 
 def test_the_penalty_is_added_with_its_strength(params, batch):
   loss, _, state, metrics = run(make(strength=3.0), params, batch)
-  close(loss, metrics['base_loss'] + 3.0 * metrics['feature_shift'])
-  assert float(state['calls']) == 2  # Clean and attacked, each once.
+  linear.close(loss, metrics['base_loss'] + 3.0 * metrics['feature_shift'])
+  assert (state['clean'], state['adversarial']) == (1, 1)
   assert float(metrics['pixel_shift']) > 0
 
 
@@ -153,7 +122,7 @@ def test_a_stopped_side_has_no_gradient(params, batch):
     ]
     for stop in ('none', 'clean', 'adversarial')
   )
-  close(both, clean + adversarial, rtol=1e-3)
+  linear.close(both, clean + adversarial, rtol=1e-3)
   assert np.abs(clean).max() > 1e-3
   assert np.abs(adversarial).max() > 1e-3
 
@@ -184,6 +153,63 @@ def test_more_radius_is_more_shift(params, batch, norm):
   assert shifts[0] > 0
 
 
+def test_the_free_attack_climbs_the_base_loss_to_the_edge(params, batch):
+  objective = make(attack='base_gradient', epsilon=0.05, strength=1.0)
+  _, _, state, metrics = run(objective, params, batch)
+  assert (state['clean'], state['adversarial']) == (1, 1)
+
+  def base_loss(views):
+    rows = jnp.concatenate([views[:, 0], views[:, 1]]).reshape(16, -1)
+    embeddings = losses.l2_normalize(jnp.tanh(rows @ params['in']))
+    ids = jnp.tile(jnp.arange(8), 2)
+    return jnp.mean(losses.infonce(embeddings, ids, temperature=0.5))
+
+  slope = jax.jit(jax.grad(base_loss))(batch['views'])[:, 0]
+  moved = batch['image'] + 0.05 * jnp.sign(slope)
+  features = lambda images: images.reshape(8, -1) @ params['in']
+  clean, adversarial = features(batch['image']), features(moved)
+  mean = jnp.mean(clean, axis=0, keepdims=True)
+  expected = losses.feature_shift(
+    clean - mean, adversarial - mean, distance='unit_l2'
+  )
+  linear.close(metrics['feature_shift'], jnp.mean(expected), rtol=1e-4)
+  linear.close(metrics['pixel_shift'], 0.05, rtol=1e-4)
+
+
+def test_byol_predicts_the_other_view_of_its_teacher(params, batch, rng):
+  objective = make('simclr', base='byol', momentum=0.75)
+  teacher = linear.draw_params(rng)
+  aux_state = {'teacher': {'params': teacher, 'model_state': linear.passes()}}
+  loss, grads, state, aux_state, _ = linear.run(
+    objective, params, batch, aux_state=aux_state
+  )
+  embed = lambda weights, view: np.tanh(
+    np.asarray(batch['views'][:, view], np.float64).reshape(8, -1)
+    @ np.asarray(weights['in'], np.float64)
+  )
+  unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+  predict = np.asarray(params['predict'], np.float64)
+  expected = [
+    2
+    - 2 * np.sum(unit(embed(params, a) @ predict) * unit(embed(teacher, b)), 1)
+    for a, b in ((0, 1), (1, 0))
+  ]
+  linear.close(loss, np.mean(expected), rtol=1e-4)
+  linear.close(
+    aux_state['teacher']['params'],
+    jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, teacher, params),
+  )
+  assert float(aux_state['teacher']['model_state']['clean']) == 1
+  assert np.abs(grads['predict']).max() > 0
+
+
+def test_byol_without_a_predictor_is_refused_before_work():
+  config = tarrl.get_config('byol')
+  config.model.kw.predictor = False
+  with pytest.raises(ConfigError, match=r"base='byol' needs model\.kw"):
+    experiment.build(config)
+
+
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [
@@ -199,6 +225,9 @@ def test_more_radius_is_more_shift(params, batch, norm):
     ({'inner_steps': 0}, 'inner_steps=0'),
     ({'inner_step_size': -0.1}, 'inner_step_size=-0.1'),
     ({'ramp_steps': -1}, 'ramp_steps=-1'),
+    ({'attack': 'free'}, "attack='free'; known: shift, base_gradient"),
+    ({'eval_norm': 'both'}, "eval_norm='both'"),
+    ({'momentum': 1.0}, 'momentum=1.0'),
   ],
 )
 def test_a_wrong_value_is_one_line(kw, words):
