@@ -142,6 +142,8 @@ def _small_images(config, epsilon):
   config.log_steps = 20
   config.ckpt_steps = config.total_steps // 5
   config.evals = _evals(epsilon)
+  config.evals['adversarial_probe'] |= {'batch_size': 64, 'lr': 0.1}
+  config.evals['auto_attack']['num_examples'] = 100
 
 
 def _cifar10(config):
@@ -204,7 +206,13 @@ def _sgd(config):
 
 
 def _evals(epsilon):
-  """Probes on every task, clean and attacked."""
+  """Probes and fine-tuning on every task, clean and attacked."""
+  attack = {
+    'epsilon': epsilon,
+    'norm': 'linf',
+    'num_steps': 20,
+    'num_examples': 1000,  # 0 for all.
+  }
   return {
     'transfer': {
       'probes': ('linear_probe', 'knn'),
@@ -212,11 +220,36 @@ def _evals(epsilon):
       'k': 20,
       'num_train': 10_000,  # 0 for all.
     },
-    'robust_probe': {
+    'robust_probe': attack
+    | {
+      'epsilons': (0.0, epsilon / 2, 2 * epsilon),  # More radii.
+      'num_restarts': 1,
+      'num_pictures': 6,
+    },
+    'adversarial_probe': attack
+    | {  # The head alone trained under attack.
+      'train_steps': 10,
+      'epochs': 25,
+      'batch_size': 512,
+      'lr': 0.01,
+      'num_train': 10_000,
+    },
+    'fine_tune': attack
+    | {  # All of the network, from these weights.
+      'loss': 'trades',  # Or pgd.
+      'beta': 6.0,
+      'train_steps': 10,
+      'epochs': 25,
+      'batch_size': 128,
+      'lr': 0.1,
+      'num_train': 10_000,
+    },
+    'auto_attack': {
+      'head': 'linear_probe',  # Or own, the network's classifier.
       'epsilon': epsilon,
       'norm': 'linf',
-      'num_steps': 20,
-      'num_examples': 1000,  # 0 for all.
+      'version': 'standard',
+      'num_examples': 1000,
     },
     'features_map': {'num_examples': 2000},
   }

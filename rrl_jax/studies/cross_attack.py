@@ -9,7 +9,7 @@ import numpy as np
 
 from rrl_jax import attacks, train
 from rrl_jax.data import augment
-from rrl_jax.evals import Encoder, linear_head
+from rrl_jax.evals import Encoder, auto_attack, linear_head
 from rrl_jax.evals import task as task_lib
 from rrl_jax.evals.attacked import cross_entropy, is_right
 
@@ -92,6 +92,35 @@ def accuracies(
   return found
 
 
+def auto_attacked(
+  probe: Probe,
+  key: jax.Array,
+  *,
+  epsilon: float,
+  norm: str,
+  num_examples: int,
+) -> float:
+  """Accuracy of a probe under AutoAttack.
+
+  Args:
+    probe: The probe.
+    key: Of the attacks' randomness.
+    epsilon: Radius of the ball, in units of images in [0, 1].
+    norm: linf, l2 or l1.
+    num_examples: Test images attacked; 0 for all.
+  """
+  measured = auto_attack.measure(
+    probe.classifier,
+    probe.task.test,
+    task_lib.choose_test(probe.task, num_examples),
+    key,
+    'test images',
+    epsilon=epsilon,
+    norm=norm,
+  )
+  return measured.value
+
+
 def probe_of(
   config: Any, folder: pathlib.Path, task: str, *, l2: float, num_train: int
 ) -> Probe:
@@ -123,17 +152,20 @@ def probe_of(
 def summary(
   weak: list[dict[str, dict[str, float]]],
   strong: list[dict[str, dict[str, float]]],
+  ensemble: list[dict[str, float]],
 ) -> dict[str, dict[str, float]]:
   """What is seen of each probe, mean over seeds.
 
   Args:
     weak: For each seed, `accuracies` under the attack of the table.
     strong: For each seed, those under more steps and restarts.
+    ensemble: For each seed, accuracy of each probe under AutoAttack.
 
   Returns:
-    Probe -> ``clean``, ``white_box`` (the table's attack), ``strong_white_box``
-    and ``black_box``, the lowest under images made for another probe, with
-    ``black_box_from``, whose images these were.
+    Probe -> ``clean``, ``white_box`` (the table's attack),
+    ``strong_white_box``, ``auto_attack`` and ``black_box``, the lowest under
+    images made for another probe, with ``black_box_from``, whose images these
+    were.
   """
   mean = lambda found, name, made_for: float(
     np.mean([seed[name][made_for] for seed in found])
@@ -148,6 +180,7 @@ def summary(
       'clean': mean(strong, name, 'clean'),
       'white_box': mean(weak, name, name),
       'strong_white_box': mean(strong, name, name),
+      'auto_attack': float(np.mean([seed[name] for seed in ensemble])),
       'black_box': others[worst],
       'black_box_from': worst,
     }
@@ -155,45 +188,41 @@ def summary(
 
 
 def to_markdown(rows: dict[str, dict[str, float]], words: str) -> str:
-  """The summary as a table, its order by either attack, and a verdict.
+  """The summary as a table, the orders by each attack, and a verdict.
 
   Args:
     rows: From `summary`.
     words: What was attacked, and how.
   """
-  columns = ('clean', 'white_box', 'strong_white_box', 'black_box')
-  heads = ('clean', 'PGD of the table', 'more steps, restarts', 'black box')
+  columns = {
+    'clean': 'clean',
+    'white_box': 'PGD of the table',
+    'strong_white_box': 'more steps, restarts',
+    'auto_attack': 'AutoAttack',
+    'black_box': 'black box',
+  }
   lines = [
-    f'| method | {" | ".join(heads)} |',
-    '|---' * (len(heads) + 1) + '|',
+    f'| method | {" | ".join(columns.values())} |',
+    '|---' * (len(columns) + 1) + '|',
   ]
   for name, row in rows.items():
     cells = ' | '.join(f'{row[column]:.1%}' for column in columns)
     lines.append(f'| {name} | {cells} (made for {row["black_box_from"]}) |')
-  orders = {
-    column: sorted(rows, key=lambda name: -rows[name][column])
-    for column in ('white_box', 'strong_white_box')
-  }
-  kept = orders['white_box'] == orders['strong_white_box']
+  orders = {}
+  for column in ('white_box', 'strong_white_box', 'auto_attack'):
+    order = ' > '.join(sorted(rows, key=lambda name: -rows[name][column]))
+    orders.setdefault(order, []).append(columns[column])
   beaten = [
-    n for n, r in rows.items() if r['black_box'] < r['strong_white_box']
+    name
+    for name, row in rows.items()
+    if row['black_box'] < row['strong_white_box']
   ]
+  lines += ['', words, '']
+  lines += [f'* Order by {", ".join(by)}: {o}.' for o, by in orders.items()]
   lines += [
-    '',
-    f'{words} Order by the attack of the table:'
-    f' {" > ".join(orders["white_box"])};'
-    + (
-      ' the same by the stronger one.'
-      if kept
-      else f' by the stronger one: {" > ".join(orders["strong_white_box"])}.'
-    )
-    + (
-      f' Images made for another encoder fool more often than its own:'
-      f' {", ".join(beaten)}.'
-      if beaten
-      else ' Images made for another encoder never fool more often than its'
-      ' own.'
-    ),
+    '* Images made for another encoder fool more often than its own: '
+    + (', '.join(beaten) or 'none')
+    + '.',
     '',
   ]
   return '\n'.join(lines)

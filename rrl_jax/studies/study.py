@@ -81,8 +81,9 @@ def _cross_attack(study, changes, chosen, folder):
   kw = study.cross_attack.to_dict()
   steps = kw.pop('num_steps'), kw.pop('strong_steps')
   restarts = 1, kw.pop('num_restarts')
+  ensemble_examples = kw.pop('auto_attack_examples')
   probe = {name: kw.pop(name) for name in ('task', 'l2', 'num_train')}
-  weak, strong = [], []
+  weak, strong, ensemble = [], [], []
   for seed in study.seeds:
     probes = {
       name: cross_attack.probe_of(
@@ -106,17 +107,32 @@ def _cross_attack(study, changes, chosen, folder):
           **kw,
         )
       )
-  rows = cross_attack.summary(weak, strong)
+    ensemble_kw = kw | {'num_examples': ensemble_examples}
+    ensemble.append(
+      {
+        name: cross_attack.auto_attacked(
+          each, jax.random.key(seed), **ensemble_kw
+        )
+        for name, each in probes.items()
+      }
+    )
+  rows = cross_attack.summary(weak, strong, ensemble)
   words = (
     f'Linear probes of task {probe["task"]}, {kw["norm"]} radius'
     f' {kw["epsilon"]:g}, {kw["num_examples"]} test images, mean over'
     f' {len(study.seeds)} seeds: PGD of {steps[0]} steps as in the table, of'
-    f' {steps[1]} steps and {restarts[1]} restarts, and the latter made for'
-    ' another encoder.'
+    f' {steps[1]} steps and {restarts[1]} restarts, AutoAttack on the first'
+    f' {ensemble_examples} of them, and images that the second made for another'
+    ' encoder.'
   )
   workdir_lib.write_json(
     folder / 'cross_attack.json',
-    {'summary': rows, 'weak': weak, 'strong': strong},
+    {
+      'summary': rows,
+      'weak': weak,
+      'strong': strong,
+      'auto_attack': ensemble,
+    },
   )
   text = cross_attack.to_markdown(rows, words)
   workdir_lib.write_bytes(folder / 'cross_attack.md', text.encode())

@@ -81,13 +81,12 @@ def test_the_summary_names_the_worst_black_box_and_both_orders():
     'B': {'clean': 0.8, 'A': 0.5, 'B': 0.6, 'C': 0.7},
     'C': {'clean': 0.7, 'A': 0.6, 'B': 0.5, 'C': 0.1},
   }
-  rows = cross_attack.summary([seed, seed], [seed, seed])
+  ensemble = {'A': 0.4, 'B': 0.3, 'C': 0.1}
+  rows = cross_attack.summary([seed, seed], [seed, seed], [ensemble] * 2)
   assert rows['A']['black_box_from'] == 'C'
   assert rows['B']['black_box'] == 0.5
+  assert rows['A']['auto_attack'] == 0.4
   text = cross_attack.to_markdown(rows, 'Words.')
-  assert 'B > A > C; the same by the stronger one.' in text
+  assert 'by PGD of the table, more steps, restarts: B > A > C.' in text
+  assert 'by AutoAttack: A > B > C.' in text
   assert 'fool more often than its own: B.' in text
-  swapped = {**seed, 'A': {**seed['A'], 'A': 0.65}}
-  rows = cross_attack.summary([seed], [swapped])
-  text = cross_attack.to_markdown(rows, 'Words.')
-  assert 'by the stronger one: A > B > C.' in text
