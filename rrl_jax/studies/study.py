@@ -121,7 +121,7 @@ def _cross_attack(study, changes, chosen, folder):
     f'Linear probes of task {probe["task"]}, {kw["norm"]} radius'
     f' {kw["epsilon"]:g}, {kw["num_examples"]} test images, mean over'
     f' {len(study.seeds)} seeds: PGD of {steps[0]} steps as in the table, of'
-    f' {steps[1]} steps and {restarts[1]} restarts, AutoAttack on the first'
+    f' {steps[1]} steps and {restarts[1]} restarts, AutoAttack on'
     f' {ensemble_examples} of them, and images that the second made for another'
     ' encoder.'
   )
