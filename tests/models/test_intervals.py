@@ -135,6 +135,24 @@ def test_a_convolution_attains_its_bounds_at_corners(stride, rng):
       )
 
 
+def test_sums_in_any_order_and_exact_ones_are_inside(rng):
+  x = rng.normal(size=(8, 512)).astype(np.float32)
+  kernel = rng.normal(size=(512, 20)).astype(np.float32)
+  params = {'kernel': kernel, 'bias': np.zeros(20, np.float32)}
+  params = jax.tree.map(jnp.asarray, params)
+  found = _intervals.dense(
+    _intervals.Box(jnp.asarray(x), jnp.asarray(x)), params, jnp.float32
+  )
+  terms = x[:, :, None] * kernel
+  for value in (
+    np.cumsum(terms, axis=1)[:, -1],  # One after the other, in float32.
+    np.cumsum(terms[:, ::-1], axis=1)[:, -1],
+    np.float64(x) @ np.float64(kernel),
+  ):
+    assert np.all((found.lower <= value) & (value <= found.upper))
+  assert np.any(np.cumsum(terms, axis=1)[:, -1] != terms.sum(axis=1))
+
+
 @pytest.mark.parametrize('name', sorted(_layers.ACTIVATIONS))
 def test_an_activation_takes_the_range_of_its_values(name, rng):
   x = np.linspace(-12, 12, 20_001, dtype=np.float32)
