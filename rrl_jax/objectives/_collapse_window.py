@@ -132,11 +132,10 @@ def remarks(
   ):  # fmt: skip
     if short.max() > 0:
       c = int(np.argmax(short))
-      of = '' if np.ptp(alphas) + np.ptp(bound) < 1e-9 else (
-        f' of class {class_names[c]!r}'
-      )  # fmt: skip
-      where = what.format(bound[c], setting)
-      said.append(f'alpha={alphas[c]:.3g}{of} lies {where}{room}')
+      name = f'objective.kw.alpha={alphas[c]:.3g}'
+      if np.ptp(alphas) > 0 or np.ptp(bound) > 1e-9:
+        name = f'alpha={alphas[c]:.3g} of class {class_names[c]!r}'
+      said.append(f'{name} lies {what.format(bound[c], setting)}{room}')
   return said
 
 
