@@ -196,3 +196,57 @@ def test_a_source_without_truth_has_right_labels(images):
   assert not (truth.flipped | truth.abnormal).any()
   with_truth = dataclasses.replace(made, truth=truth)
   assert source.known_truth(with_truth) is truth
+
+
+def test_groups_and_fine_labels_go_where_their_images_go(images):
+  made = dataclasses.replace(
+    make(images),
+    fine_labels=[0, 1, 2, 3, 3, 2],
+    fine_names='pqrs',
+    groups=[0, 1, 0, 1, 0, 1],
+    group_names=('x', 'y', 'empty'),
+  )
+  assert made.fine_names == ('p', 'q', 'r', 's')
+  np.testing.assert_array_equal(made.group_counts, [3, 3, 0])
+  taken = made.take(np.array([5, 0]))
+  np.testing.assert_array_equal(taken.fine_labels, [2, 0])
+  np.testing.assert_array_equal(taken.groups, [1, 0])
+  assert taken.groups.dtype == taken.fine_labels.dtype == np.int32
+  assert make(images).num_groups == 0
+  with pytest.raises(ValueError, match='no groups'):
+    _ = make(images).group_counts
+
+
+@pytest.mark.parametrize(
+  ('field', 'ids', 'message'),
+  [
+    ('groups', [0, 1, 2, 0, 1, 2], 'groups run from 0 to 2 but there are 2'),
+    ('groups', [0, 1, -1, 0, 1, 0], 'groups run from -1 to 1'),
+    ('fine_labels', [0, 1], r'6 images but fine_labels of shape \(2,\)'),
+  ],
+)
+def test_groups_and_fine_labels_have_to_fit(images, field, ids, message):
+  names = {'groups': 'group_names', 'fine_labels': 'fine_names'}[field]
+  with pytest.raises(DataError, match=message):
+    dataclasses.replace(make(images), **{field: ids, names: ('x', 'y')})
+
+
+def test_attributes_of_a_source_are_numbers_from_zero(images):
+  splits = source.Splits(make(images), make(images))
+  ids = np.array([0, 1, 0, 1, 0, 1])
+  say = {'where': ('train', 'test')}
+  made = source.with_attributes(splits, (ids, 1 - ids), ('x', 'y'), **say)
+  np.testing.assert_array_equal(made.test.groups, 1 - ids)
+  with pytest.raises(DataError, match='test holds the negative label -1'):
+    source.with_attributes(splits, (ids, ids - 1), ('x', 'y'), **say)
+
+
+def test_batches_hold_inferred_groups_before_true_ones(images):
+  made = dataclasses.replace(make(images), groups=[0] * 6, group_names='x')
+  np.testing.assert_array_equal(made.batch_groups, made.groups)
+  assert made.batch_group_names == ('x',)
+  both = dataclasses.replace(made, inferred_groups=[1] * 6, inferred_names='pq')
+  np.testing.assert_array_equal(both.batch_groups, [1] * 6)
+  assert both.batch_group_names == ('p', 'q')
+  assert make(images).batch_groups is None
+  assert make(images).batch_group_names == ()
