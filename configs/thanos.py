@@ -28,10 +28,10 @@ a linear probe on them.
 
 alpha lies within the room that theory leaves at the batch and temperature of
 digits and fashion_mnist; the others have the released 0.5, and the run says
-where that lies. cifar10 and cifar100 have the released code's settings as far as they are known:
-no dropout here, one cosine over the run instead of three, decay of kernels
-only. celeb_a has those of the authors' earlier code. They were compiled and
-stepped on random images, not trained.
+where that lies. cifar10 and cifar100 have the released code's settings as far
+as they are known: no dropout here, one cosine over the run instead of three,
+decay of kernels only. celeb_a has those of the authors' earlier code, cross
+entropy added. The three were traced at full size, not trained.
 """  # noqa: E501
 
 from configs import common
