@@ -37,9 +37,8 @@ def base() -> ConfigDict:
   config.data.concepts = 'class'  # fine, coarse, group, or 'a=0-3 b=4-6'.
   config.data.imbalance = ''  # '1.0,0.25', 'cat=0.1', 'exp:100', 'within:...'.
   config.data.groups = ConfigDict()  # By which a classifier is judged.
-  config.data.groups.kind = (
-    'none'  # patch, colour, background, attribute, fine.
-  )
+  # none, patch, colour, background, attribute, fine.
+  config.data.groups.kind = 'none'
   config.data.groups.strength = 0.95  # Share with its class's attribute.
   config.data.groups.test_strength = optional(float)  # None: independent.
   config.data.groups.num_attributes = optional(int)  # None: one a class.

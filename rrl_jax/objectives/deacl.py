@@ -107,7 +107,7 @@ def make(
     return loss, (model_state, aux_state | {'base': base_state}, metrics)
 
   def distil(params, model_state, aux_state, batch, key, step):
-    """A step of the second stage; at the first one the network is the teacher."""
+    """A step of the second stage; in the first the network is the teacher."""
     teacher = jax.tree.map(
       lambda old, new: jnp.where(step == teacher_steps, new, old),
       aux_state['teacher'],

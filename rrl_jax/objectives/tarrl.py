@@ -155,22 +155,20 @@ def make(
   def up_the_base_loss(params, model_state, aux_state, images, labels):
     """The first views, moved to the edge of the ball."""
     frozen = jax.lax.stop_gradient((params, model_state, aux_state))
-
-    def loss_fn(points):  # One number, of which each image has its part.
-      loss, *_ = base_fn.loss_fn(*frozen, points, labels)
-      return jnp.full(len(points), loss / len(points))
-
-    moved = attacks.pgd(
-      loss_fn,
+    # The very graph that training differentiates, so that XLA merges the two.
+    slope = jax.grad(
+      lambda points: base_fn.loss_fn(*frozen, points, labels)[0]
+    )(images)[: len(labels)]
+    return attacks.pgd(
+      lambda points: jnp.sum(points * slope, axis=(1, 2, 3)),
       None,
-      images,
+      images[: len(labels)],
       epsilon=epsilon,
       step_size=epsilon,
       num_steps=1,
       norm=norm,
       random_start=False,
     )
-    return moved[: len(labels)]
 
   def loss_fn(params, model_state, aux_state, batch, key, step):
     images, labels = _contrast.two_views(batch), batch['label']
@@ -188,13 +186,13 @@ def make(
       (logits, out), model_state = apply_fn(
         params, model_state, moved, train=True, adversarial=True
       )
-      scale = scaled_by(clean)
-      clean, adversarial = scale(clean), scale(pick(logits, out))
+      adversarial = pick(logits, out)
       if stop == 'clean':
         clean = jax.lax.stop_gradient(clean)
       elif stop == 'adversarial':
         adversarial = jax.lax.stop_gradient(adversarial)
-      penalty = jnp.mean(shift(clean, adversarial))
+      scale = scaled_by(clean)
+      penalty = jnp.mean(shift(scale(clean), scale(adversarial)))
       weight = strength
       if ramp_steps:
         weight = strength * jnp.minimum(step / ramp_steps, 1.0)
