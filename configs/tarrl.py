@@ -142,8 +142,9 @@ def _small_images(config, epsilon):
   config.log_steps = 20
   config.ckpt_steps = config.total_steps // 5
   config.evals = _evals(epsilon)
-  config.evals['adversarial_probe'] |= {'batch_size': 64, 'lr': 0.1}
-  config.evals['auto_attack']['num_examples'] = 100
+  config.evals.adversarial_probe.batch_size = 64  # More steps of few images.
+  config.evals.adversarial_probe.lr = 0.1
+  config.evals.auto_attack.num_examples = 100
 
 
 def _cifar10(config):
@@ -220,22 +221,22 @@ def _evals(epsilon):
       'k': 20,
       'num_train': 10_000,  # 0 for all.
     },
-    'robust_probe': attack
-    | {
+    'robust_probe': {
+      **attack,
       'epsilons': (0.0, epsilon / 2, 2 * epsilon),  # More radii.
       'num_restarts': 1,
       'num_pictures': 6,
     },
-    'adversarial_probe': attack
-    | {  # The head alone trained under attack.
+    'adversarial_probe': {  # The head alone trained under attack.
+      **attack,
       'train_steps': 10,
       'epochs': 25,
       'batch_size': 512,
       'lr': 0.01,
       'num_train': 10_000,
     },
-    'fine_tune': attack
-    | {  # All of the network, from these weights.
+    'fine_tune': {  # All of the network, from these weights.
+      **attack,
       'loss': 'trades',  # Or pgd.
       'beta': 6.0,
       'train_steps': 10,
