@@ -6,7 +6,7 @@ is a `Measurement` under its key of results.json, or an array under a name
 ``figure/...`` for the report. `run` chooses evaluators by name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import importlib
 import inspect
 import pkgutil
@@ -19,7 +19,7 @@ import numpy as np
 
 from rrl_jax.data.source import Source
 from rrl_jax.errors import ConfigError
-from rrl_jax.evals import linear_probe, rules
+from rrl_jax.evals import linear_head, linear_probe, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, Task, test_images
@@ -31,6 +31,7 @@ __all__ = [
   'Task',
   'check',
   'check_data',
+  'check_tasks',
   'get',
   'linear_probe',
   'names',
@@ -101,6 +102,24 @@ def check_data(names: Iterable[str], train: Source) -> None:
     required = getattr(get(name), 'REQUIRES', None)
     if required and getattr(train, required[0]) is None:
       raise ConfigError(f'evals.{name} needs {required[1]}')
+
+
+def check_tasks(
+  config_evals: Mapping[str, Mapping[str, Any]], tasks: Sequence[Task]
+) -> None:
+  """Raises ConfigError for a task on which an evaluator can fit no head.
+
+  Args:
+    config_evals: Arguments of each evaluator by name.
+    tasks: The target tasks.
+  """
+  for name, kw in config_evals.items():
+    module = get(name)
+    if getattr(module, 'FITS_HEADS', lambda kw: False)(kw):
+      default = inspect.signature(module.evaluate).parameters['num_train']
+      linear_head.training_examples(
+        name, tasks, kw.get('num_train', default.default)
+      )
 
 
 def run(

@@ -19,13 +19,14 @@ from rrl_jax.evals import (
 )
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose_training
+from rrl_jax.evals.task import EvalData
 
 RULES = {
   **attacked.RULES,
   **sgd.RULES,
   **{name: transfer.RULES[name] for name in ('l2', 'tol', 'num_train')},
 }
+FITS_HEADS = lambda kw: True  # On each target task.
 
 
 def evaluate(
@@ -131,9 +132,9 @@ def evaluate(
     'num_train': num_train,
   }
   rules.check('adversarial_probe', RULES, values)
-  fitted = [choose_training(task, num_train) for task in data.tasks]
-  for task, chosen in zip(data.tasks, fitted, strict=True):
-    linear_head.refuse_one_class('adversarial_probe', task, chosen)
+  fitted = linear_head.training_examples(
+    'adversarial_probe', data.tasks, num_train
+  )
   train_key, test_key = jax.random.split(key)
   schedule = {
     'epochs': epochs,

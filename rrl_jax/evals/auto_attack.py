@@ -21,7 +21,6 @@ from rrl_jax.evals.task import (
   EvalData,
   choose,
   choose_test,
-  choose_training,
 )
 
 HEADS = ('own', 'linear_probe')
@@ -51,6 +50,7 @@ RULES = {
     'None or a whole number, at least 1',
   ),
 }
+FITS_HEADS = lambda kw: kw.get('head') == 'linear_probe'  # On each target task.
 
 
 def evaluate(
@@ -154,9 +154,7 @@ def evaluate(
       ),
     )
     return
-  fitted = [choose_training(task, num_train) for task in data.tasks]
-  for task, chosen in zip(data.tasks, fitted, strict=True):
-    linear_head.refuse_one_class('auto_attack', task, chosen)
+  fitted = linear_head.training_examples('auto_attack', data.tasks, num_train)
   probed = linear_head.classifier(encoder)
   found = []
   for task, chosen in zip(data.tasks, fitted, strict=True):

@@ -21,7 +21,7 @@ from rrl_jax.evals import (
 )
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose_training
+from rrl_jax.evals.task import EvalData
 
 LOSSES = ('trades', 'pgd')
 RULES = {
@@ -31,6 +31,7 @@ RULES = {
   'beta': rules.AT_LEAST_ZERO,
   'num_train': transfer.RULES['num_train'],
 }
+FITS_HEADS = lambda kw: True  # On each target task.
 
 
 def evaluate(
@@ -144,9 +145,7 @@ def evaluate(
   network = encoder.network
   if network is None:
     raise ConfigError('evals.fine_tune: this encoder has no network to train')
-  fitted = [choose_training(task, num_train) for task in data.tasks]
-  for task, chosen in zip(data.tasks, fitted, strict=True):
-    linear_head.refuse_one_class('fine_tune', task, chosen)
+  fitted = linear_head.training_examples('fine_tune', data.tasks, num_train)
   train_key, test_key = jax.random.split(key)
   schedule = {
     'epochs': epochs,

@@ -1,5 +1,6 @@
 """The standard linear probe as a linear head on an encoder's own features."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from rrl_jax.errors import ConfigError
 from rrl_jax.evals import linear_probe
 from rrl_jax.evals.encoder import Encoder
-from rrl_jax.evals.task import Task
+from rrl_jax.evals.task import Task, choose_training
 
 
 class LinearHead(NamedTuple):
@@ -126,18 +127,30 @@ def logistic_regression(
   return w, b, how
 
 
-def refuse_one_class(evaluator: str, task: Task, chosen: np.ndarray) -> None:
-  """Raises ConfigError where a head has nothing to tell apart.
+def training_examples(
+  evaluator: str, tasks: Sequence[Task], num_train: int
+) -> list[np.ndarray]:
+  """The examples of each task on which its head is fitted.
 
   Args:
     evaluator: Name of the evaluator.
-    task: The target task.
-    chosen: Its training examples that are used.
+    tasks: The target tasks.
+    num_train: How many of each, see `choose_training`; 0 for all.
+
+  Returns:
+    Sorted int64 indices of each task, ``[n]``.
+
+  Raises:
+    ConfigError: The examples of a task are all of one class: a head has
+      nothing to tell apart.
   """
-  found = np.unique(task.train.labels[chosen])
-  if found.size == 1:
-    raise ConfigError(
-      f'evals.{evaluator}: the {len(chosen)} training examples of task '
-      f'{task.name} are all of class {task.train.class_names[found[0]]}; a '
-      'classifier needs two classes'
-    )
+  fitted = [choose_training(task, num_train) for task in tasks]
+  for task, chosen in zip(tasks, fitted, strict=True):
+    found = np.unique(task.train.labels[chosen])
+    if found.size == 1:
+      raise ConfigError(
+        f'evals.{evaluator}: the {len(chosen)} training examples of task '
+        f'{task.name} are all of class {task.train.class_names[found[0]]}; a '
+        'classifier needs two classes'
+      )
+  return fitted

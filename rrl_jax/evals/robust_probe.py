@@ -23,7 +23,7 @@ from rrl_jax.evals import (
 )
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
-from rrl_jax.evals.task import EvalData, choose_test, choose_training
+from rrl_jax.evals.task import EvalData, choose_test
 
 _OF_PGD = (
   'epsilon',
@@ -45,6 +45,7 @@ RULES = {
   ),
   'num_restarts': rules.POSITIVE_COUNT,
 }
+FITS_HEADS = lambda kw: True  # On each target task.
 
 
 def evaluate(
@@ -139,9 +140,7 @@ def evaluate(
     'num_pictures': num_pictures,
   }
   rules.check('robust_probe', RULES, values)
-  fitted = [choose_training(task, num_train) for task in data.tasks]
-  for task, chosen in zip(data.tasks, fitted, strict=True):
-    linear_head.refuse_one_class('robust_probe', task, chosen)
+  fitted = linear_head.training_examples('robust_probe', data.tasks, num_train)
   loss_key, shift_key = jax.random.split(key)
 
   def step_of(radius):

@@ -219,6 +219,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         f'transfer.{task.name}: images of {channels} channels, those of the'
         f' source have {train.image_shape[-1]}'
       )
+  evals.check_tasks(config.evals.to_dict(), tasks)
   per_epoch = len(train) / config.batch_size
   total_steps = config.total_steps or max(
     round(config.total_epochs * per_epoch), 1

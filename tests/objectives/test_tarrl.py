@@ -236,6 +236,15 @@ def test_a_wrong_value_is_one_line(kw, words):
   assert '\n' not in str(caught.value)
 
 
+def test_a_task_with_one_class_is_refused_before_work():
+  config = tarrl.get_config()
+  config.transfer.unseen_classes.classes = '7'
+  with pytest.raises(ConfigError, match='task unseen_classes are all of class'):
+    experiment.build(config)
+  config.evals = {'auto_attack': {'head': 'own'}}
+  experiment.build(config)  # No head is fitted.
+
+
 @pytest.mark.parametrize('module', [simclr, tarrl])
 def test_a_config_without_two_views_is_refused_before_work(module):
   config = module.get_config()
