@@ -30,6 +30,8 @@ from configs import (
 )
 from configs.studies import gr as gr_study
 from configs.studies import hro as hro_study
+from configs.studies import tarrl as tarrl_study
+from configs.studies import thanos as thanos_study
 from rrl_jax import models
 from rrl_jax.train import experiment, loop, sharding
 
@@ -211,7 +213,9 @@ def test_every_config_file_is_tested():
 
 
 @pytest.mark.parametrize('data', ['digits', 'fashion_mnist'])
-@pytest.mark.parametrize('module', [hro_study, gr_study])
+@pytest.mark.parametrize(
+  'module', [hro_study, gr_study, tarrl_study, thanos_study]
+)
 def test_studies_tune_every_method_as_much(module, data):
   study = module.get_config(data).study
   sizes = {

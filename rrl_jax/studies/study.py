@@ -30,6 +30,8 @@ def run(
   change) all of this is done once under each of them. The held-out part is as
   noisy as the rest: no clean label chooses anything.
 
+  With ``study.inferred_groups`` (method -> an earlier method) a run is told the
+  clusters that the earlier method's run of the same seed found in its features.
   With ``study.cross_attack`` the linear probes of one target task are attacked
   once more, with more steps and restarts and by each other's images, see
   `cross_attack`.
@@ -40,9 +42,9 @@ def run(
   Args:
     config: A config with a ``study``: methods, order, grids, seeds,
       tuning_seeds, tuning_evals, validation, select, baseline, metrics, and
-      perhaps conditions, cross_attack and tuning_transfer (target tasks of
-      the tuning runs, which otherwise have none; ``validation`` has to be held
-      out of them).
+      perhaps conditions, inferred_groups, cross_attack and tuning_transfer
+      (target tasks of the tuning runs, which otherwise have none;
+      ``validation`` has to be held out of them).
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -63,7 +65,13 @@ def run(
       method = _under(study.methods[name], changes, name)
       chosen[name] = _tune(study, name, method, grids[name], folder)
       results[name] = [
-        _run(_changed(method, chosen[name], seed), folder / 'runs' / name, seed)
+        _run(
+          _with_groups(
+            study, name, _changed(method, chosen[name], seed), folder
+          ),
+          folder / 'runs' / name,
+          seed,
+        )
         for seed in study.seeds
       ]
       for metric in study.metrics:
@@ -190,6 +198,13 @@ def _check(study, grids, conditions):
     raise ConfigError(f'study.validation={study.validation} is not in (0, 1)')
   if not conditions:
     raise ConfigError('study.conditions is empty')
+  for name, source in study.get('inferred_groups', {}).items():
+    order = list(study.order)
+    if name not in order or source not in order[: order.index(name)]:
+      raise ConfigError(
+        f'study.inferred_groups.{name}={source!r}: a method and one that comes'
+        f' before it in {", ".join(order)}'
+      )
   for changes in conditions.values():
     for name, points in grids.items():
       method = _under(study.methods[name], changes, name)
@@ -269,6 +284,16 @@ def _changed(method, point, seed):
   config.data.seed = seed
   config.data.noise.seed = seed
   config.data.abnormal.seed = seed
+  config.data.groups.seed = seed
+  return config
+
+
+def _told_groups(study, name, config, folder):
+  """The config, told the clusters that another method's run has found."""
+  source = study.get('inferred_groups', {}).get(name)
+  if source is not None:
+    figures = folder / 'runs' / source / f'seed{config.seed}' / 'figures.npz'
+    config.data.inferred_groups = str(figures)
   return config
 
 
