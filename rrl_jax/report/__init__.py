@@ -53,6 +53,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     _figures,
     _label_noise,
     _robust_probe,
+    _thanos,
   )
 
   config, no_config = _files.read_json(workdir / 'config.json')
@@ -62,9 +63,10 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   arrays, no_arrays = _files.read_arrays(workdir / 'figures.npz')
   measured = _results.measurements(results, protocols)
   fit = _label_noise.fit(metrics)
-  curves, constant = _figures.curves(
-    metrics, without=['test/accuracy'] if fit else []
-  )
+  spread = _thanos.part(metrics, arrays)
+  drawn = ['test/accuracy'] if fit else []
+  drawn += _thanos.DRAWN if spread and spread['figures'] else []
+  curves, constant = _figures.curves(metrics, without=drawn)
   weights = _figures.concept_lines(
     metrics,
     'train/concept_weight/',
@@ -105,6 +107,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     'noise_key': _label_noise.key(arrays, rates) if rates else [],
     'suspicious': suspicious,
     'suspicious_gap': suspicious_gap,
+    'spread': spread,
     'reliability': reliability,
     'reliability_gap': reliability_gap,
     'curves': curves,
