@@ -66,7 +66,7 @@ def run(
       chosen[name] = _tune(study, name, method, grids[name], folder)
       results[name] = [
         _run(
-          _with_groups(
+          _told_groups(
             study, name, _changed(method, chosen[name], seed), folder
           ),
           folder / 'runs' / name,

@@ -171,9 +171,31 @@ def test_an_axis_of_a_grid_may_move_several_fields(runs, tmp_path):
   assert table['chosen']['A'] == {'optim.lr': 0.3, 'optim.weight_decay': 0.01}
 
 
+def test_tuning_runs_solve_the_tasks_that_are_held_out_for_them(runs, tmp_path):
+  held_out = {'seen': {'classes': '0-4', 'validation': 0.2}}
+  studies.run(tiny_study(tuning_transfer=held_out), tmp_path, {})
+  for config, folder in runs:
+    if 'tuning' in folder.parts:
+      assert config.transfer.to_dict() == held_out
+    else:
+      assert 'seen' not in config.transfer
+
+
+def test_a_run_is_told_the_groups_that_an_earlier_method_found(runs, tmp_path):
+  studies.run(tiny_study(inferred_groups={'A': 'B'}), tmp_path, {})
+  for config, folder in runs:
+    told = config.data.inferred_groups
+    if 'runs' in folder.parts and 'A' in folder.parts:
+      found = tmp_path / 'runs' / 'B' / f'seed{config.seed}' / 'figures.npz'
+      assert told == str(found)
+    else:
+      assert told is None
+
+
 @pytest.mark.parametrize(
   ('changes', 'word'),
   [
+    ({'inferred_groups': {'B': 'A'}}, "inferred_groups.B='A'"),
     (
       {'grids': {'A': (('optim.lr', (0.1,)),), 'B': (('seed', (1, 2)),)}},
       'as many points',
