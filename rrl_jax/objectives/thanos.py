@@ -120,10 +120,10 @@ def make(
   for name, value in weights.items():
     if not 0 <= value < math.inf:
       raise ValueError(f'{name}={value} is not in [0, inf)')
-  for value in (alpha, *(class_alpha or ())):
-    if not 0 <= value <= 1:
-      name = 'class_alpha' if class_alpha else 'alpha'
-      raise ValueError(f'{name}={class_alpha or alpha} is not in [0, 1]')
+  if not 0 <= alpha <= 1:
+    raise ValueError(f'alpha={alpha} is not in [0, 1]')
+  if not all(0 <= value <= 1 for value in class_alpha or ()):
+    raise ValueError(f'class_alpha={tuple(class_alpha)} is not in [0, 1]')
   if alpha_margin is not None and not -1 <= alpha_margin <= 1:
     raise ValueError(f'alpha_margin={alpha_margin} is not in [-1, 1]')
   if class_alpha and alpha_margin is not None:
