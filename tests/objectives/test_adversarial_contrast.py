@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
 from rrl_jax import losses
 from rrl_jax.errors import ConfigError
+from rrl_jax.train import sharding
 from tests.objectives import linear
 
 TINY = 1e-7  # A ball in which nothing changes.
@@ -160,6 +162,26 @@ def test_deacl_first_teaches_then_distils(params, batch, rng):
   )
   assert float(later[4]['feature_shift']) > 1e-4
   assert np.isnan(later[4]['view_cosine'])  # Known in the first stage only.
+
+
+@pytest.mark.parametrize(
+  ('name', 'kw'),
+  [
+    ('acl', {'momentum': 0.9}),
+    ('rocl', {}),
+    ('deacl', {'teacher_steps': 0}),
+    ('tarrl', {'base': 'byol', 'attack': 'base_gradient', 'stop': 'clean'}),
+    ('tarrl', {}),
+  ],
+)
+def test_one_device_equals_eight(params, batch, name, kw):
+  if name != 'tarrl' or not kw:
+    kw = kw | {'inner_steps': 1}
+  objective = linear.make(name, epsilon=0.1, **kw)
+  one = linear.run(objective, params, batch)
+  rows = NamedSharding(sharding.make_mesh(8), PartitionSpec('data'))
+  eight = linear.run(objective, params, jax.device_put(batch, rows))
+  linear.close(one, jax.device_get(eight), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
