@@ -117,10 +117,9 @@ def _radii(epsilon):
 
 
 def _metrics(epsilon):
-  """A column each: clean, attacked, at every radius, and task by task."""
+  """A column each: every radius, 0 being clean, and task by task."""
   attacked = 'linear_probe_pgd20_accuracy'
   return (
-    'transfer/linear_probe_accuracy',
     *(f'transfer/{attacked}/epsilon={r:g}' for r in _radii(epsilon)[:2]),
     f'transfer/{attacked}',
     f'transfer/{attacked}/epsilon={2 * epsilon:g}',

@@ -146,7 +146,8 @@ def _settings(chosen):
 def _heading(metric):
   """``test/worst_concept_accuracy`` as ``worst concept``."""
   name = metric.removeprefix('test/').removesuffix('accuracy')
-  return name.strip('/_').replace('_', ' ').replace('/', ', ') or 'accuracy'
+  name = name.replace('_accuracy/', '/').strip('/_')
+  return name.replace('_', ' ').replace('/', ', ') or 'accuracy'
 
 
 def _mean_interval(values):
