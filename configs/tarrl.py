@@ -45,7 +45,7 @@ def get_config(arg: str | None = None):
     'strength': 1.0,  # lambda; 0 is the base loss alone.
     'distance': 'unit_l2',  # sq_l2, l2, cosine, unit_l2, kl.
     'layer': 'features',  # features, embedding, logits.
-    'standardise': True,  # As a head does that reads them.
+    'standardise': 'each',  # whole, none. A probe does so with each.
     # The side without gradient: none, clean, adversarial.
     'stop': 'clean' if args.free else 'none',
     'attack': 'base_gradient' if args.free else 'shift',

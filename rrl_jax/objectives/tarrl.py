@@ -27,6 +27,8 @@ DISTANCES = ('sq_l2', 'l2', 'cosine', 'unit_l2', 'kl')
 LAYERS = ('features', 'embedding', 'logits')
 STOPS = ('none', 'clean', 'adversarial')
 ATTACKS = ('shift', 'base_gradient')
+STANDARDS = ('each', 'whole', 'none')
+_LEAST_VARIANCE = 1e-4  # Of a feature, in terms of their mean.
 
 
 def make(
@@ -39,7 +41,7 @@ def make(
   strength: float = 1.0,
   distance: str = 'unit_l2',
   layer: str = 'features',
-  standardise: bool = True,
+  standardise: str = 'each',
   stop: str = 'none',
   attack: str = 'shift',
   epsilon: float = 8 / 255,
@@ -68,9 +70,11 @@ def make(
     distance: D, one of `DISTANCES`.
     layer: What is held still: 'features' (what a probe reads, of which the
       bound speaks), 'embedding' or 'logits'.
-    standardise: Whether features are centred by the batch's mean and divided
-      by their root mean square distance from it, before D. Otherwise the
-      network may shrink all features ('sq_l2', 'l2') or add a constant to them
+    standardise: What features are divided by before D, once the batch's mean
+      is taken from them: 'each' by its own standard deviation, as a linear
+      probe of standardised features sees them; 'whole', all by their root mean
+      square distance from the mean; 'none' leaves them, mean and all. Then the
+      network may shrink its features ('sq_l2', 'l2') or add a constant to them
       ('unit_l2', 'cosine') and be no more robust to a head that undoes it.
     stop: The side without gradient: 'clean', 'adversarial' or 'none'.
     attack: 'shift' maximises D by PGD. 'base_gradient' is cheaper and weaker:
@@ -102,6 +106,7 @@ def make(
     ('layer', layer, LAYERS),
     ('stop', stop, STOPS),
     ('attack', attack, ATTACKS),
+    ('standardise', standardise, STANDARDS),
     ('eval_norm', eval_norm, ('clean', 'adversarial')),
   ):
     if value not in known:
@@ -120,12 +125,18 @@ def make(
   pick = lambda logits, out: logits if layer == 'logits' else out[layer]
 
   def scaled_by(clean):
-    """Features as a head that standardises sees them."""
-    if not standardise:
+    """Features as a head that standardises sees them, of mean square 1."""
+    if standardise == 'none':
       return lambda features: features
     mean = jnp.mean(clean, axis=0, keepdims=True)
-    square = jnp.mean(jnp.sum(jnp.square(clean - mean), axis=-1))
-    return lambda features: (features - mean) / jnp.sqrt(square + 1e-12)
+    variance = jnp.mean(jnp.square(clean - mean), axis=0, keepdims=True)
+    whole = jnp.mean(variance, axis=-1, keepdims=True)
+    if standardise == 'each':
+      variance = variance + _LEAST_VARIANCE * whole
+    else:
+      variance = whole
+    norm = jnp.sqrt(clean.shape[-1] * variance + 1e-12)
+    return lambda features: (features - mean) / norm
 
   def furthest(params, model_state, images, clean, key):
     """The images whose features lie furthest from the clean ones."""

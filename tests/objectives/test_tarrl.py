@@ -64,7 +64,7 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
       epsilon=0.05,
       inner_steps=10,
       strength=0.5,
-      standardise=False,
+      standardise='none',
     ),
     one,
     batch,
@@ -86,18 +86,45 @@ def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
     return (logits, out), model_state
 
   shifts = {}
-  for standardise in (True, False):
+  for standardise in ('each', 'whole', 'none'):
     for network in (linear.apply_fn, disguised):
       objective = tarrl_objective.make(
-        network, distance=distance, standardise=standardise
+        network, distance=distance, standardise=standardise, inner_steps=1
       )
       shifts[standardise, network] = run(objective, params, batch)[3][
         'feature_shift'
       ]
+  for standardise in ('each', 'whole'):
+    linear.close(
+      shifts[standardise, disguised],
+      shifts[standardise, linear.apply_fn],
+      rtol=1e-2,
+    )
+  assert shifts['none', disguised] < 0.1 * shifts['none', linear.apply_fn]
+
+
+def test_each_feature_counts_alike_when_each_is_standardised(params, batch):
+  def stretched(params, model_state, images, **kw):
+    (logits, out), model_state = linear.apply_fn(
+      params, model_state, images, **kw
+    )
+    factors = jnp.array([[0.2, 8.0, 0.2, 0.2, 0.2]])
+    return (logits, out | {'features': factors * out['features']}), model_state
+
+  found = {}
+  for standardise in ('each', 'whole'):
+    for network in (linear.apply_fn, stretched):
+      objective = tarrl_objective.make(
+        network, standardise=standardise, inner_steps=1
+      )
+      found[standardise, network] = run(objective, params, batch)[3][
+        'feature_shift'
+      ]
   linear.close(
-    shifts[True, disguised], shifts[True, linear.apply_fn], rtol=1e-2
+    found['each', stretched], found['each', linear.apply_fn], rtol=0.05
   )
-  assert shifts[False, disguised] < 0.1 * shifts[False, linear.apply_fn]
+  whole = found['whole', stretched] / found['whole', linear.apply_fn]
+  assert abs(whole - 1) > 0.1
 
 
 def test_the_penalty_is_added_with_its_strength(params, batch):
@@ -154,7 +181,7 @@ def test_more_radius_is_more_shift(params, batch, norm):
 
 
 def test_the_free_attack_climbs_the_base_loss_to_the_edge(params, batch):
-  objective = make(attack='base_gradient', epsilon=0.05, strength=1.0)
+  objective = make(attack='base_gradient', epsilon=0.05, standardise='whole')
   _, _, state, metrics = run(objective, params, batch)
   assert (state['clean'], state['adversarial']) == (1, 1)
 
@@ -171,7 +198,7 @@ def test_the_free_attack_climbs_the_base_loss_to_the_edge(params, batch):
   mean = jnp.mean(clean, axis=0, keepdims=True)
   expected = losses.feature_shift(
     clean - mean, adversarial - mean, distance='unit_l2'
-  )
+  )  # All divided by one number, which unit_l2 does not see.
   linear.close(metrics['feature_shift'], jnp.mean(expected), rtol=1e-4)
   linear.close(metrics['pixel_shift'], 0.05, rtol=1e-4)
 
@@ -227,6 +254,7 @@ def test_byol_without_a_predictor_is_refused_before_work():
     ({'ramp_steps': -1}, 'ramp_steps=-1'),
     ({'attack': 'free'}, "attack='free'; known: shift, base_gradient"),
     ({'eval_norm': 'both'}, "eval_norm='both'"),
+    ({'standardise': 'all'}, "standardise='all'; known: each, whole, none"),
     ({'momentum': 1.0}, 'momentum=1.0'),
   ],
 )
