@@ -193,6 +193,33 @@ def augment(
   return fun(images, key, jnp.asarray(example_ids))
 
 
+def fading(
+  step: ArrayLike, total_steps: int, *, stages: int, final: float
+) -> jax.Array:
+  """Strength of an augmentation that gets weaker in equal stages.
+
+  Args:
+    step: From 0 on; may be traced.
+    total_steps: Of the run.
+    stages: How many, at least 1; the first has strength 1.
+    final: What a stage after the last would have, in [0, 1].
+
+  Returns:
+    ``strength`` for `augment`.
+
+  Example:
+    >>> [float(fading(s, 100, stages=4, final=0.0)) for s in (0, 24, 25, 99)]
+    [1.0, 1.0, 0.75, 0.25]
+
+  References:
+    Luo et al., `Rethinking the effect of data augmentation in adversarial
+    contrastive learning <https://arxiv.org/abs/2303.01289>`_, 2023 (20 stages,
+    final 0).
+  """
+  stage = jnp.floor(step * stages / total_steps)
+  return 1 - (1 - final) * stage / stages
+
+
 def views(images: ArrayLike, key: jax.Array, num_views: int, **kw) -> jax.Array:
   """Several independent augmentations of each image.
 

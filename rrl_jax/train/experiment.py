@@ -6,7 +6,6 @@ import importlib.util
 import math
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
@@ -245,8 +244,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     images = augment.to_float(batch['image'])
     kw = dict(augmentation)
     if decay_stages:
-      stage = jnp.floor(step * decay_stages / total_steps)
-      kw['strength'] = 1 - (1 - final_strength) * stage / decay_stages
+      kw['strength'] = augment.fading(
+        step, total_steps, stages=decay_stages, final=final_strength
+      )
     if not num_views:
       return batch | {'image': augment.augment(images, key, **kw)}
     views = augment.views(images, key, num_views, **kw)

@@ -269,3 +269,37 @@ def test_what_is_no_batch_of_float_images_is_told(images, key):
     lib.augment(two_channels, key, jitter=0.5)
   with pytest.raises(ConfigError, match='views=0'):
     lib.views(images, key, 0)
+
+
+ALL_BUT_FLIP = {
+  'resized_crop': 8,
+  'scale': (0.2, 1.0),
+  'ratio': (1.0, 1.0),
+  'jitter': 1.0,
+  'grayscale': 1.0,
+  'blur': 1.0,
+  'solarize': 1.0,
+}
+
+
+def test_strength_turns_everything_but_the_mirror_down(rng):
+  images = jnp.asarray(rng.random((6, 8, 8, 3), np.float32))
+  fun = jax.jit(
+    lambda strength: lib.augment(
+      images, jax.random.key(0), strength=strength, **ALL_BUT_FLIP
+    )
+  )
+  np.testing.assert_allclose(fun(0.0), images, atol=1e-6)
+  plain = lib.augment(images, jax.random.key(0), **ALL_BUT_FLIP)
+  np.testing.assert_allclose(fun(1.0), plain, atol=1e-5)
+  moved = [float(jnp.mean(jnp.abs(fun(s) - images))) for s in (0.0, 0.3, 1.0)]
+  assert moved == sorted(moved)
+  assert moved[1] > 0.01
+
+
+def test_an_augmentation_fades_in_equal_stages():
+  fun = jax.jit(lambda s: lib.fading(s, 1000, stages=20, final=0.0))
+  for step, strength in ((0, 1.0), (49, 1.0), (50, 0.95), (999, 0.05)):
+    np.testing.assert_allclose(fun(step), strength, rtol=1e-5)
+  half = lib.fading(500, 1000, stages=2, final=0.5)
+  np.testing.assert_allclose(half, 0.75)
