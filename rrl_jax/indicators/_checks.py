@@ -1,0 +1,150 @@
+"""Checks of data at the border; each message is one line naming the field."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rrl_jax.errors import DataError
+
+
+def features(name: str, x: ArrayLike) -> np.ndarray:
+  """Returns features [N, D] as float32 or float64, all finite, not empty.
+
+  Args:
+    name: What the message calls them.
+    x: The features; half precision is widened to float32, integers to float64.
+
+  Raises:
+    DataError: Another shape, no row, NaN or inf.
+  """
+  x = np.asarray(x)
+  if x.ndim != 2 or 0 in x.shape:
+    raise DataError(
+      f'{name} must be rows and columns [N, D], at least one of each, got'
+      f' shape {x.shape}'
+    )
+  if not _is_real(x.dtype):
+    raise DataError(f'{name} must be real numbers, got dtype {x.dtype}')
+  if x.dtype not in (np.float32, np.float64):
+    x = x.astype(np.float64 if x.dtype.kind in 'iub' else np.float32)
+  finite = np.isfinite(x).all(axis=1)
+  if not finite.all():
+    raise DataError(
+      f'{name} has NaN or inf in {np.sum(~finite)} of {len(x)} rows, first in'
+      f' row {np.argmin(finite)}'
+    )
+  return x
+
+
+def integers(
+  name: str, x: ArrayLike, length: int | None = None, of: str = 'features'
+) -> np.ndarray:
+  """Returns labels or assignments [N] as int64.
+
+  Args:
+    name: What the message calls them.
+    x: Integers, one an example.
+    length: How many there have to be, or None for any.
+    of: What has that many rows.
+
+  Raises:
+    DataError: Another shape or length, none at all, or no integers.
+  """
+  x = np.asarray(x)
+  if x.ndim != 1 or not len(x):
+    raise DataError(f'{name} must be a list of integers, got shape {x.shape}')
+  if x.dtype.kind not in 'iub':
+    raise DataError(f'{name} must be integers, got dtype {x.dtype}')
+  if length is not None and len(x) != length:
+    raise DataError(f'{name} has {len(x)} entries, {of} has {length} rows')
+  return x.astype(np.int64)
+
+
+def classes(name: str, labels: np.ndarray, least: int = 2) -> np.ndarray:
+  """Returns ``labels`` as indices into the sorted classes that occur.
+
+  Raises:
+    DataError: Fewer than ``least`` classes occur.
+  """
+  found, indices = np.unique(labels, return_inverse=True)
+  if len(found) < least:
+    raise DataError(
+      f'{name} has {len(found)} class, {found[0]}; at least {least} are needed'
+    )
+  return indices
+
+
+def probabilities(
+  name: str, x: ArrayLike, length: int | None = None
+) -> np.ndarray:
+  """Returns rows of probabilities [N, K] as float64.
+
+  Raises:
+    DataError: Not finite, negative, or a row that does not sum to 1 (1e-3).
+  """
+  x = features(name, x).astype(np.float64)
+  if length is not None and len(x) != length:
+    raise DataError(f'{name} has {len(x)} rows, labels has {length} entries')
+  sums = x.sum(axis=1)
+  if (x < 0).any() or (np.abs(sums - 1) > 1e-3).any():
+    row = np.argmax((x < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3))
+    raise DataError(
+      f'{name} must be probabilities, row {row} sums to {sums[row]:.6g} with'
+      f' least entry {x[row].min():.6g}'
+    )
+  return x
+
+
+def costs(x: ArrayLike) -> np.ndarray:
+  """Returns symmetric costs [N, N] as float32 or float64.
+
+  Raises:
+    DataError: Another shape, NaN or inf off the diagonal, or not symmetric.
+  """
+  x = np.asarray(x)
+  if x.ndim != 2 or x.shape[0] != x.shape[1] or not len(x):
+    raise DataError(f'costs must be a square matrix, got shape {x.shape}')
+  if not _is_real(x.dtype):
+    raise DataError(f'costs must be real numbers, got dtype {x.dtype}')
+  if x.dtype not in (np.float32, np.float64):
+    x = x.astype(np.float64 if x.dtype.kind in 'iub' else np.float32)
+  size = 1024
+  for start in range(0, len(x), size):
+    rows = x[start : start + size]
+    bad = ~np.isfinite(rows)
+    index = np.arange(len(rows))
+    bad[index, start + index] = False
+    if bad.any():
+      row, column = np.argwhere(bad)[0]
+      raise DataError(
+        f'costs[{start + row}, {column}] is {rows[row, column]}, must be finite'
+      )
+    columns = x[:, start : start + size].T
+    with np.errstate(invalid='ignore'):  # What stands on the diagonal.
+      gap = np.abs(rows - columns)
+    gap[index, start + index] = 0
+    scale = np.abs(rows).max(initial=0, where=np.isfinite(rows))
+    if gap.max(initial=0) > 1e-5 * scale:
+      row, column = np.unravel_index(np.argmax(gap), gap.shape)
+      raise DataError(
+        f'costs must be symmetric: [{start + row}, {column}] is'
+        f' {rows[row, column]}, [{column}, {start + row}] is'
+        f' {columns[row, column]}'
+      )
+  return x
+
+
+def at_least(name: str, value: float, least: float) -> None:
+  """Raises ValueError unless ``value`` is at least ``least``; NaN is not."""
+  if not value >= least:
+    raise ValueError(f'{name} must be at least {least}, got {value}')
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+  """Raises ValueError unless ``value`` is one of the known words."""
+  if value not in known:
+    raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
+
+
+def _is_real(dtype):
+  """Whether numbers of a dtype are real; bfloat16 is of NumPy's kind V."""
+  return dtype.kind in 'iubf' or dtype.name == 'bfloat16'
