@@ -11,6 +11,7 @@ from rrl_jax.indicators._graph_multicut import (
   klj_graph,
   nearest_neighbor_graph,
 )
+from rrl_jax.indicators._klj import KICK_NODES, kick
 from rrl_jax.indicators._klj import refine as exchange
 from rrl_jax.indicators._unit_rows import unit_rows
 
@@ -103,7 +104,10 @@ def multicut(
     return costs
 
   scale = 1 + abs(threshold)  # No cost is larger.
-  return exchange(pair_costs, found, max_iterations, 1e-6 * scale)
+  found = exchange(pair_costs, found, max_iterations, 1e-6 * scale)
+  if len(z) > KICK_NODES:
+    return found
+  return kick(pair_costs, found, max_iterations, 1e-6 * scale)
 
 
 def cosine_costs(features: ArrayLike, threshold: float) -> np.ndarray:

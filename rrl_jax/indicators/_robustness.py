@@ -201,7 +201,7 @@ def robustness_indicators(
     put('multicut_threshold', s0)
     put('multicut_num_clusters', cut.max() + 1)
   put('multicut_num_examples', len(part))
-  swept = list(threshold_sweep(part, sweep, num_neighbors=num_neighbors))
+  swept = threshold_sweep(part, sweep, num_neighbors=num_neighbors)
   for value, a in swept:
     put(f'sweep/{value:g}/num_clusters', a.max() + 1)
   if len(np.unique(found_by[False])) > 1:

@@ -1,6 +1,6 @@
 """Which cosine tells pairs of one class from pairs of two."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ def threshold_sweep(
   *,
   num_neighbors: int | None = None,
   refine: bool | None = None,
-) -> Iterator[tuple[float, np.ndarray]]:
+) -> list[tuple[float, np.ndarray]]:
   """Clusters of `multicut` at each of several thresholds.
 
   Args:
@@ -130,8 +130,12 @@ def threshold_sweep(
     num_neighbors: As of `multicut`.
     refine: As of `multicut`.
 
-  Yields:
-    ``(threshold, assignments [N])``, in the order given.
+  Returns:
+    ``(threshold, assignments [N])`` of each, in the order given.
+
+  Raises:
+    DataError: Features not finite or not rows and columns.
+    ValueError: A threshold that is not a finite number.
 
   Example:
     >>> from rrl_jax import indicators
@@ -142,8 +146,8 @@ def threshold_sweep(
     0.5 2
     0.9999 3
   """
-  for threshold in thresholds:
-    yield (
+  return [
+    (
       float(threshold),
       multicut(
         features,
@@ -152,6 +156,8 @@ def threshold_sweep(
         refine=refine,
       ),
     )
+    for threshold in thresholds
+  ]
 
 
 def _pairs(labels, most, rng):

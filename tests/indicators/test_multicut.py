@@ -58,7 +58,7 @@ def test_the_optimum_of_small_instances_is_found(rng, n):
   i, j = np.triu_indices(n, 1)
   cut = labels[:, i] != labels[:, j]
   found = 0
-  instances = 60
+  instances = 40
   for _ in range(instances):
     costs = random_costs(rng, n, bias=rng.uniform(-0.5, 0.5))
     least = np.min(cut @ costs[i, j])
@@ -67,6 +67,19 @@ def test_the_optimum_of_small_instances_is_found(rng, n):
     assert energy >= least - 1e-9
     found += energy <= least + 1e-9
   assert found >= 0.95 * instances
+
+
+def test_new_starts_on_small_instances_never_end_higher(rng):
+  lower = 0
+  for _ in range(20):
+    costs = random_costs(rng, 12)
+    start = indicators.gaec(costs)
+    plain = indicators.klj(costs, start, kick_nodes=0)
+    gain = indicators.multicut_energy(costs, plain)
+    gain -= indicators.multicut_energy(costs, indicators.klj(costs, start))
+    assert gain > -1e-9
+    lower += gain > 1e-9
+  assert lower
 
 
 def test_contraction_equals_a_search_through_all_pairs(rng):
