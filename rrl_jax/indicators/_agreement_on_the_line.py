@@ -81,7 +81,7 @@ def agreement_on_the_line(
   References:
     Baek et al., `Agreement-on-the-Line: Predicting the Performance of Neural
     Networks under Distribution Shift <https://arxiv.org/abs/2206.13089>`_,
-    2022, Eqs. (4) to (7).
+    2022.
 
   .. note::
     Shares of 0 and 1 count as half an example, so that their probits are

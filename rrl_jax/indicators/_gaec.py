@@ -39,7 +39,7 @@ def gaec(costs: ArrayLike) -> np.ndarray:
 
   References:
     Keuper et al., `Efficient Decomposition of Image and Mesh Graphs by Lifted
-    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015 (Algorithm 1).
+    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015.
 
   .. note::
     Edges of weight zero are not contracted; the reference code of its authors

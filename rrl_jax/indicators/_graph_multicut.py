@@ -153,7 +153,7 @@ def klj_graph(
 
   References:
     Keuper et al., `Efficient Decomposition of Image and Mesh Graphs by Lifted
-    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015 (Algorithm 2).
+    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015.
   """
   assignments = _checks.integers('assignments', assignments)
   _checks.at_least('max_iterations', max_iterations, 0)

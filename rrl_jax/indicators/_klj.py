@@ -67,7 +67,7 @@ def klj(
 
   References:
     Keuper et al., `Efficient Decomposition of Image and Mesh Graphs by Lifted
-    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015 (Algorithm 2).
+    Multicuts <https://arxiv.org/abs/1505.06973>`_, 2015.
 
   .. note::
     ``eps`` is relative here, so that costs may be scaled. A cluster that an

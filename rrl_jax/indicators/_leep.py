@@ -30,7 +30,7 @@ def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
     0.0
 
   References:
-    Nguyen et al., `LEEP <https://arxiv.org/abs/2002.12462>`_, 2020, Eq. (2).
+    Nguyen et al., `LEEP <https://arxiv.org/abs/2002.12462>`_, 2020.
   """
   labels = _checks.integers('labels', labels)
   theta = _checks.probabilities('probabilities', probabilities, len(labels))

@@ -40,7 +40,7 @@ def log_me(features: ArrayLike, labels: ArrayLike) -> float:
 
   References:
     You et al., `LogME: Practical Assessment of Pre-trained Models for Transfer
-    Learning <https://arxiv.org/abs/2102.11005>`_, 2021, Algorithm 1; the fixed
+    Learning <https://arxiv.org/abs/2102.11005>`_, 2021, and the fixed
     point of its 2022 extension.
 
   .. note::

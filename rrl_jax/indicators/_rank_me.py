@@ -32,7 +32,7 @@ def rank_me(features: ArrayLike, *, eps: float = 1e-7) -> float:
     2.000
 
   References:
-    Garrido et al., `RankMe <https://arxiv.org/abs/2210.02885>`_, 2023, Eq. (1).
+    Garrido et al., `RankMe <https://arxiv.org/abs/2210.02885>`_, 2023.
   """
   z = _checks.features('features', features).astype(np.float64)
   singular = np.linalg.svd(z, compute_uv=False)

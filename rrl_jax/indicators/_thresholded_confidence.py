@@ -41,7 +41,7 @@ def average_thresholded_confidence(
 
   References:
     Garg et al., `Leveraging Unlabeled Data to Predict Out-of-Distribution
-    Performance <https://arxiv.org/abs/2201.04234>`_, 2022, Eqs. (1) and (2).
+    Performance <https://arxiv.org/abs/2201.04234>`_, 2022.
   """
   labels = _checks.integers('source_labels', source_labels)
   source = _checks.probabilities(
