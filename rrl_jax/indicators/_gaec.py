@@ -61,6 +61,7 @@ def contract(weights: np.ndarray) -> np.ndarray:
     best[start : start + 1024] = rows.argmax(axis=1)
     bound[start : start + 1024] = rows.max(axis=1)
   exact = np.ones(total, bool)  # Whether a row attains its bound, at `best`.
+  dead = -np.finfo(weights.dtype).max  # Bound of a row that is gone.
   left = total
   while left > 1:
     a = int(bound.argmax())
@@ -80,23 +81,21 @@ def contract(weights: np.ndarray) -> np.ndarray:
     weights[:, a] = row
     weights[b] = -np.inf
     weights[:, b] = -np.inf
-    bound[b], exact[b] = -np.inf, True
-    best[a] = row.argmax()
-    bound[a] = row[best[a]]
-    exact[a] = True
     # A row whose best was a or b keeps its old bound, from above.
-    exact &= (best != a) & (best != b)
-    exact[a] = exact[b] = True
-    higher = row > bound
-    higher[a] = False
-    bound[higher] = row[higher]
-    best[higher] = a
-    exact |= higher
-    equal = (row == bound) & exact
-    equal[a] = equal[b] = False
-    best[equal] = np.minimum(best[equal], a)
+    exact[np.flatnonzero((best == a) | (best == b))] = False
+    bound[b] = dead
+    best[a] = row.argmax()
+    bound[a], exact[a] = row[best[a]], True
+    reached = np.flatnonzero(row >= bound)
+    if len(reached):
+      weight, before = row[reached], bound[reached]
+      higher = weight > before
+      # Of equal ones the lowest is the best, if the bound is attained at all.
+      best[reached] = np.where(higher, a, np.minimum(best[reached], a))
+      bound[reached] = weight
+      exact[reached] |= higher
     if 2 * left <= len(weights) and left > 32:
-      keep = np.flatnonzero(bound > -np.inf)
+      keep = np.flatnonzero(bound > dead)
       place = np.zeros(len(weights), np.int64)
       place[keep] = np.arange(left)
       weights = weights[np.ix_(keep, keep)]
