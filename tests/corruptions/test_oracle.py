@@ -24,7 +24,7 @@ def theirs(images, name, severity):
 @pytest.mark.parametrize(
   ('name', 'severity'),
   [
-    ('brightness', 2),
+    ('brightness', 1),
     ('contrast', 3),
     ('saturate', 4),
     ('defocus_blur', 1),
