@@ -3,11 +3,11 @@
   python -m benchmarks.multicut --nodes=3000 --instances=20 --rows=50000
 
 Prints, where bioimage-cpp is installed: the energies of GAEC on random
-instances up to ``--largest`` nodes, which have to be equal; the times of GAEC on cosine
-costs with their ratio; energies and times of KLj, each from its own GAEC. Then,
-in a process of its own, GAEC in the form of sums, with the most memory that the
-process ever held. All on one thread; times are CPU seconds. The peer's graph is
-built before its clock starts.
+instances up to ``--largest`` nodes, which have to be equal; the times of GAEC
+on cosine costs with their ratio; energies and times of KLj, each from its own
+GAEC. Then, in a process of its own, GAEC in the form of sums, with the most
+memory that the process ever held. All on one thread; times are CPU seconds. The
+peer's graph is built before its clock starts.
 """
 
 import argparse
