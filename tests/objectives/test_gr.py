@@ -151,7 +151,7 @@ def train_step(objective, batch, micro_batches=1, mesh=None, lr=1.0):
     objective,
     tx,
     key=jax.random.key(0),
-    prepare=lambda batch, key: batch,
+    prepare=lambda batch, key, step: batch,
     micro_batches=micro_batches,
   )
 

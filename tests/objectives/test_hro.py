@@ -294,5 +294,5 @@ def test_a_wrong_value_is_named_in_one_line(kw, word):
 
 
 def test_an_unknown_objective_lists_the_known():
-  with pytest.raises(ConfigError, match='erm, gr, hro, label_loss'):
+  with pytest.raises(ConfigError, match='erm, gr, group_dro, hro'):
     make(name='hor')

@@ -74,7 +74,7 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
   linear.close(metrics['feature_shift'], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize('distance', ['sq_l2', 'l2', 'cosine', 'unit_l2'])
+@pytest.mark.parametrize('distance', ['sq_l2', 'unit_l2'])
 def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   params, batch, distance
 ):
