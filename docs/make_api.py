@@ -10,10 +10,10 @@ import inspect
 import pathlib
 import re
 
-from rrl_jax import attacks, losses
+from rrl_jax import attacks, corruptions, indicators, losses
 
 PAGE = pathlib.Path(__file__).parent / 'api.md'
-ROOMS = (losses, attacks)
+ROOMS = (losses, attacks, indicators, corruptions)
 SECTIONS = ('Args', 'Returns', 'Raises', 'References', 'Attributes', 'Yields')
 
 
@@ -30,13 +30,18 @@ def page() -> str:
     name = room.__name__
     parts.append(f'## {name}')
     parts.append(_dedent(room.__doc__))
+    entries = [
+      entry
+      for entry in sorted(room.__all__, key=str.lower)
+      if callable(getattr(room, entry))  # Constants have no docstring.
+    ]
     parts.append(
       '\n'.join(
         f'* [`{entry}`](#{entry.lower()}): {_first_line(getattr(room, entry))}'
-        for entry in sorted(room.__all__, key=str.lower)
+        for entry in entries
       )
     )
-    for entry in sorted(room.__all__, key=str.lower):
+    for entry in entries:
       parts.append(_entry(entry, getattr(room, entry)))
   return '\n\n'.join(parts) + '\n'
 
