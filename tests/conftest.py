@@ -25,6 +25,16 @@ flags.FLAGS.mark_as_parsed()  # Grain reads absl flags.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def forget_programs():
+  """Drops a module's compiled programs, each of which maps memory of its own.
+
+  Linux allows a process 65,530 such mappings; one more, and it crashes.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def key() -> jax.Array:
   return jax.random.key(0)
