@@ -101,7 +101,7 @@ def load(
   if attribute_key and attribute_key not in known:
     raise ConfigError(
       f'data.kw.attribute_key={attribute_key!r}: features that would do are'
-      f' {", ".join(known) or "none"}'
+      f' {", ".join(sorted(known)) or "none"}'
     )
   keys = [label_key] + [_COARSE] * (_COARSE in _labels(features))
   keys += [attribute_key] * bool(attribute_key)
@@ -273,7 +273,8 @@ def _keys(features, image_key: str, label_key: str) -> tuple[str, str]:
       return fitting[0]
     raise ConfigError(
       f'data.kw.{kw}={given!r}: features that would do are'
-      f' {", ".join(fitting) or "none"} (of {", ".join(features)})'
+      f' {", ".join(sorted(fitting)) or "none"}'
+      f' (of {", ".join(sorted(features))})'
     )
 
   is_image = lambda feature: (

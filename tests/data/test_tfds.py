@@ -202,7 +202,7 @@ def test_a_named_feature_may_be_the_attribute(data_dir):
   )
   np.testing.assert_array_equal(train.groups % 2, train.labels // 2)
   assert train.concept_names == COARSE
-  with pytest.raises(ConfigError, match="'x': .*do are label, coarse_label"):
+  with pytest.raises(ConfigError, match="'x': .*do are coarse_label, label"):
     load('tiny_fixed', data_dir, attribute_key='x')
 
 
