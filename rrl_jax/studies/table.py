@@ -108,9 +108,13 @@ def conditions_to_markdown(
       cells = (_cell(each.table[method][metric]) for each in found.values())
       lines.append(f'| {method} | {" | ".join(cells)} |')
     lines.append('')
-  lines += [_legend(baseline, num_seeds), '', 'Chosen on held-out examples:']
-  for condition, each in found.items():
-    lines.append(f'* {condition.replace("_", " ")}: {_settings(each.chosen)}.')
+  lines.append(_legend(baseline, num_seeds))
+  settings = {name: _settings(each.chosen) for name, each in found.items()}
+  if any(settings.values()):
+    lines += ['', 'Chosen on held-out examples:']
+  for condition, chosen in settings.items():
+    if chosen:
+      lines.append(f'* {condition.replace("_", " ")}: {chosen}.')
   return '\n'.join([*lines, ''])
 
 

@@ -11,6 +11,7 @@ from configs import common, hro
 from rrl_jax import studies
 from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.evals import Measurement
+from rrl_jax.studies import table as table_lib
 
 
 def rows(*values):
@@ -58,6 +59,24 @@ def test_the_table_marks_what_leaves_zero_out_and_nothing_else():
   assert line('better').endswith('**+** |')
   assert line('worse').endswith('**-** |')
   assert '**' not in line('tied')
+
+
+def test_conditions_list_what_was_tuned_and_nothing_else():
+  found = {
+    name: table_lib.Found(
+      chosen,
+      {'A': rows(0.5, 0.6)},
+      studies.make_table({'A': rows(0.5, 0.6)}, 'A', ('test/accuracy',)),
+    )
+    for name, chosen in (
+      ('tuned', {'A': {'optim.lr': 0.1}}),
+      ('not', {'A': {}}),
+    )
+  }
+  text = table_lib.conditions_to_markdown(found, 'A', 2)
+  assert text.endswith('Chosen on held-out examples:\n* tuned: A: lr 0.1.\n')
+  untuned = table_lib.conditions_to_markdown({'not': found['not']}, 'A', 2)
+  assert 'Chosen' not in untuned
   assert '**' not in line('base')
   assert '60.0%' in line('base')
 
