@@ -171,9 +171,14 @@ def _run():
   _set_up_jax()
   from rrl_jax.errors import ConfigError
 
-  jobs = {'train': _train, 'evaluate': _evaluate, 'study': _study}
-  if config.job == 'study' and 'study' not in config:
-    raise ConfigError("job='study': this config has no study")
+  jobs = {
+    'train': _train,
+    'evaluate': _evaluate,
+    'study': _study,
+    'pool': _pool,
+  }
+  if config.job in ('study', 'pool') and config.job not in config:
+    raise ConfigError(f'job={config.job!r}: this config has no {config.job}')
   if config.job not in jobs:
     raise ConfigError(f'job={config.job!r}; known: {", ".join(jobs)}')
   root = pathlib.Path(_WORKDIR.value or _default_workdir())
@@ -199,6 +204,13 @@ def _study(config, root):
   from rrl_jax import studies
 
   studies.run(config, root, _overrides())
+
+
+def _pool(config, root):
+  """Trains and evaluates models, says what tells their robustness."""
+  from rrl_jax.studies import pool
+
+  pool.run(config, root, _overrides())
 
 
 def _report(root, measurements):

@@ -15,7 +15,8 @@ def base() -> ConfigDict:
   """Returns the config from which every config file starts."""
   config = ConfigDict()
 
-  config.job = 'train'  # 'train', 'evaluate' (the last checkpoint), 'study'.
+  # 'train', 'evaluate' (the last checkpoint), 'study', 'pool'.
+  config.job = 'train'
   config.seed = 0  # Of the initial weights, batch order, augmentation.
   config.batch_size = 128  # Over all devices of all processes.
   config.total_epochs = 100.0  # Passes over the training set.

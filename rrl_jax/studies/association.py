@@ -1,0 +1,499 @@
+"""How a number that one can have goes with one that one wants, over models."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+import scipy.stats
+
+from rrl_jax.errors import DataError
+
+STATISTICS = (
+  'pearson', 'spearman', 'kendall', 'r_squared', 'held_out_r_squared',
+  'partial_pearson', 'partial_spearman',
+)  # fmt: skip
+MIN_MODELS = 3
+_MIN_PARTIAL = 4  # With three, a partial correlation is 1 or -1.
+_TINY = 1e-12  # Of a variance, relative: less is rounding.
+
+
+class Estimate(NamedTuple):
+  """A statistic over models; None for what is not defined.
+
+  Attributes:
+    value: The statistic.
+    low: Lower end of its 95% bootstrap interval.
+    high: Upper end.
+    p_value: Two-sided, by permutation.
+    holm: The same after Holm's correction for the number of indicators.
+  """
+
+  value: float | None = None
+  low: float | None = None
+  high: float | None = None
+  p_value: float | None = None
+  holm: float | None = None
+
+
+def associations(
+  indicators: Mapping[str, ArrayLike],
+  target: ArrayLike,
+  *,
+  control: ArrayLike | None = None,
+  clusters: Sequence | None = None,
+  resamples: int = 1000,
+  permutations: int = 10_000,
+  seed: int = 0,
+) -> dict[str, dict[str, Estimate]]:
+  """`associate` for each of several indicators, corrected for their number.
+
+  Args:
+    indicators: Name -> a number for each of M models, NaN where a model has
+      none: there the association is one of the other models.
+    target: What is to be predicted, ``[M]``.
+    control: What is known anyway, ``[M]``, or None.
+    clusters: As in `associate`, as are the rest.
+    resamples: Bootstrap draws.
+    permutations: Permutations.
+    seed: Of both.
+
+  Returns:
+    Name -> statistic -> `Estimate`, Holm's p-values over all indicators, one
+    family a statistic. An indicator that fewer than three models have gets
+    undefined estimates.
+
+  Raises:
+    DataError: As `associate`.
+  """
+  target = _numbers('target', target)
+  ids = _cluster_ids(clusters, len(target))
+  found = {}
+  for name, values in indicators.items():
+    x = np.asarray(values, np.float64)
+    if x.shape != target.shape:
+      raise DataError(f'{name} has shape {x.shape}, target {target.shape}')
+    kept = np.isfinite(x)
+    if len(np.unique(ids[kept])) < MIN_MODELS:
+      found[name] = dict.fromkeys(STATISTICS, Estimate())
+      continue
+    found[name] = associate(
+      x[kept],
+      target[kept],
+      control=None if control is None else np.asarray(control)[kept],
+      clusters=ids[kept],
+      resamples=resamples,
+      permutations=permutations,
+      seed=seed,
+    )
+  for statistic in STATISTICS:
+    corrected = holm([row[statistic].p_value for row in found.values()])
+    for row, p_value in zip(found.values(), corrected, strict=True):
+      row[statistic] = row[statistic]._replace(holm=p_value)
+  return found
+
+
+def associate(
+  x: ArrayLike,
+  y: ArrayLike,
+  *,
+  control: ArrayLike | None = None,
+  clusters: Sequence | None = None,
+  resamples: int = 1000,
+  permutations: int = 10_000,
+  seed: int = 0,
+) -> dict[str, Estimate]:
+  r"""How x goes with y over M models, and what is left of it given a control.
+
+  ====================== ====================================================
+  pearson, spearman      correlation of the numbers, of their mid-ranks
+  kendall                tau-b, (P - Q) / sqrt((P + Q + T_x)(P + Q + T_y))
+  r_squared              of the line with intercept, pearson squared
+  held_out_r_squared     1 - SSE/SST, each model predicted by a line that was
+                         fitted to the others; below 0 where the mean of all
+                         would have done better
+  partial_pearson,       correlation of what is left of x and of y (of their
+  partial_spearman       ranks) when lines in the control are taken off
+  ====================== ====================================================
+
+  Intervals are percentiles of a bootstrap over models; draws in which a
+  statistic is not defined (all x equal) are left out, and where these are more
+  than half there is no interval. p-values count, among random pairings of x
+  with y, those at least as strong, the given one included; for the partial
+  ones what is left of x is paired anew with what is left of y.
+
+  Models of one recipe, trained with other seeds, are not independent:
+  ``clusters`` names the recipe of each. Then the bootstrap draws recipes with
+  all their models, a model is predicted without any of its recipe, and the
+  permutations pair means over recipes.
+
+  Args:
+    x: The indicator, ``[M]``, M at least 3.
+    y: The target, ``[M]``.
+    control: What is known anyway, ``[M]``, or None.
+    clusters: The recipe of each model, ``[M]``; None for each its own.
+    resamples: Bootstrap draws; 0 gives no interval.
+    permutations: Permutations; 0 gives no p-value.
+    seed: Of both.
+
+  Returns:
+    Statistic (`STATISTICS`) to `Estimate`. What is not defined is None: all of
+    a constant x or y, and the partial ones without a control, with fewer than
+    four recipes, or where the control determines x or y.
+
+  Raises:
+    DataError: Fewer than three models or recipes, lengths that differ, or a
+      number that is not finite.
+
+  Example:
+    >>> found = associate([1, 2, 3, 4], [1, 2, 4, 3], resamples=0)
+    >>> print(f'{found["kendall"].value:.3f} {found["spearman"].value:.1f}')
+    0.667 0.8
+
+  References:
+    The permutation of residuals is that of Kennedy, Randomization Tests in
+    Econometrics, Journal of Business and Economic Statistics 13, 1995.
+  """
+  x, y = _numbers('x', x), _numbers('y', y)
+  z = None if control is None else _numbers('control', control)
+  ids = _cluster_ids(clusters, len(x))
+  for name, other in (('y', y), ('control', z)):
+    if other is not None and len(other) != len(x):
+      raise DataError(f'{name} has {len(other)} models, x has {len(x)}')
+  num_clusters = ids.max() + 1
+  if num_clusters < MIN_MODELS:
+    what = 'models' if num_clusters == len(x) else 'recipes'
+    raise DataError(
+      f'{num_clusters} {what}: no association shows over fewer than'
+      f' {MIN_MODELS}'
+    )
+  if z is not None and num_clusters < _MIN_PARTIAL:
+    z = None
+  rng = np.random.default_rng(seed)
+  drawn = rng.multinomial(
+    num_clusters, np.full(num_clusters, 1 / num_clusters), size=resamples
+  )
+  whole = statistics(x, y, z, ids, np.ones((1, len(x))))
+  redrawn = statistics(x, y, z, ids, drawn[:, ids].astype(np.float64))
+  p_values = _p_values(x, y, z, ids, permutations, rng)
+  return {
+    name: _estimate(whole[name][0], redrawn[name], p_values.get(name))
+    for name in STATISTICS
+  }
+
+
+def statistics(
+  x: np.ndarray,
+  y: np.ndarray,
+  z: np.ndarray | None,
+  ids: np.ndarray,
+  weights: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """The statistics of R samples in which models occur several times or never.
+
+  Args:
+    x: Indicator, float64 ``[M]``.
+    y: Target, ``[M]``.
+    z: Control, ``[M]``, or None.
+    ids: Recipe of each model, ``[M]`` in [0, G).
+    weights: How often each model occurs, ``[R, M]``.
+
+  Returns:
+    Statistic -> ``[R]``, NaN where it is not defined.
+  """
+  ranks = lambda v: _ranks(v, weights)
+  xs, ys = _rows(x, weights), _rows(y, weights)
+  r = _correlation(xs, ys, weights)
+  found = {
+    'pearson': r,
+    'spearman': _correlation(ranks(x), ranks(y), weights),
+    'kendall': _kendall(x, y, weights),
+    'r_squared': r**2,
+    'held_out_r_squared': _held_out(x, y, ids, weights),
+    'partial_pearson': np.full(len(weights), np.nan),
+    'partial_spearman': np.full(len(weights), np.nan),
+  }
+  if z is not None:
+    zs = _rows(z, weights)
+    found['partial_pearson'] = _partial(xs, ys, zs, weights)
+    found['partial_spearman'] = _partial(ranks(x), ranks(y), ranks(z), weights)
+  return found
+
+
+def combine(
+  indicators: Mapping[str, ArrayLike],
+  target: ArrayLike,
+  *,
+  clusters: Sequence | None = None,
+  resamples: int = 1000,
+  seed: int = 0,
+) -> Estimate:
+  """Held-out R^2 of several indicators together, by least squares.
+
+  Each model is predicted by a fit to the z-scored indicators of the others;
+  what stands in several indicators at once is shared out by the least norm.
+
+  Args:
+    indicators: Name -> a number for each of M models.
+    target: ``[M]``.
+    clusters: The recipe of each model, all of which is held out at once.
+    resamples: Bootstrap draws of recipes.
+    seed: Of the draws.
+
+  Returns:
+    The estimate, without p-value; undefined where the target is constant or
+    there are fewer recipes than fitted numbers and one more.
+
+  Raises:
+    DataError: As `associate`.
+  """
+  y = _numbers('target', target)
+  ids = _cluster_ids(clusters, len(y))
+  columns = [_numbers(name, values) for name, values in indicators.items()]
+  for name, column in zip(indicators, columns, strict=True):
+    if len(column) != len(y):
+      raise DataError(f'{name} has {len(column)} models, target has {len(y)}')
+  num_clusters = ids.max() + 1
+  if num_clusters < MIN_MODELS:
+    raise DataError(
+      f'{num_clusters} models or recipes: fewer than {MIN_MODELS}'
+    )
+  if num_clusters < len(columns) + 3:
+    return Estimate()
+  features = np.stack(columns, axis=1)
+  rng = np.random.default_rng(seed)
+  drawn = rng.multinomial(
+    num_clusters, np.full(num_clusters, 1 / num_clusters), size=resamples
+  )
+  value = _held_out_fit(features, y, ids, np.ones(len(y)))
+  redrawn = [_held_out_fit(features, y, ids, row[ids]) for row in drawn]
+  return _estimate(value, np.array(redrawn), None)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+  """Holm's p-values: of m tests the k-th smallest counts m - k + 1 fold.
+
+  Args:
+    p_values: One a test; None is no test.
+
+  Returns:
+    Corrected p-values in the same order, at most 1, never smaller than the
+    given ones.
+
+  Example:
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+  """
+  given = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+  corrected: list[float | None] = [None] * len(p_values)
+  least = 0.0
+  for k, (p, i) in enumerate(given):
+    least = max(least, min((len(given) - k) * p, 1.0))
+    corrected[i] = least
+  return corrected
+
+
+def _estimate(value, redrawn, p_value):
+  """Value and percentiles; None for what is not defined."""
+  if not np.isfinite(value):
+    return Estimate()
+  defined = redrawn[np.isfinite(redrawn)]
+  low = high = None
+  if len(redrawn) and 2 * len(defined) >= len(redrawn):
+    low, high = (float(q) for q in np.quantile(defined, (0.025, 0.975)))
+  return Estimate(float(value), low, high, p_value)
+
+
+def _rows(v, weights):
+  """The same numbers for each sample."""
+  return np.broadcast_to(v, weights.shape)
+
+
+def _ranks(v, weights):
+  """Mid-ranks in each sample, ``[R, M]``."""
+  before = (v[None, :] < v[:, None]) + 0.5 * (v[None, :] == v[:, None])
+  return weights @ before.T + 0.5
+
+
+def _correlation(a, b, weights):
+  """Pearson's correlation in each sample, ``[R]``; NaN of a constant."""
+  a, b = _centred(a, weights), _centred(b, weights)
+  product = lambda u, v: np.sum(weights * u * v, axis=-1)
+  return _ratio(
+    product(a, b), product(a, a), product(b, b), np.sum(weights, axis=-1)
+  )
+
+
+def _centred(a, weights):
+  """Less the mean of its sample, in units that make rounding visible."""
+  total = np.sum(weights, axis=-1, keepdims=True)
+  a = a - np.sum(weights * a, axis=-1, keepdims=True) / total
+  largest = np.max(np.abs(a), axis=-1, keepdims=True)
+  return a / np.where(largest > 0, largest, 1)
+
+
+def _ratio(product, first, second, scale):
+  """``product / sqrt(first * second)``; NaN where either is nothing."""
+  there = np.minimum(first, second) > _TINY * scale
+  root = np.sqrt(np.where(there, first * second, 1))
+  return np.where(there, np.clip(product / root, -1, 1), np.nan)
+
+
+def _partial(a, b, c, weights):
+  """Partial correlation of a and b given c in each sample."""
+  ab = _correlation(a, b, weights)
+  ac = _correlation(a, c, weights)
+  bc = _correlation(b, c, weights)
+  # A control that is constant in a sample takes nothing off.
+  ac, bc = (
+    np.where(np.isnan(each) & ~np.isnan(ab), 0.0, each) for each in (ac, bc)
+  )
+  # Nothing is left of what the control determines, but for rounding.
+  return _ratio(ab - ac * bc, 1 - ac**2, 1 - bc**2, 1e3)
+
+
+def _kendall(x, y, weights):
+  """Tau-b in each sample."""
+  sign_x = np.sign(x[:, None] - x[None, :])
+  sign_y = np.sign(y[:, None] - y[None, :])
+  pairs = lambda m: np.sum((weights @ m) * weights, axis=-1)
+  return _ratio(pairs(sign_x * sign_y), pairs(sign_x**2), pairs(sign_y**2), 1.0)
+
+
+def _held_out(x, y, ids, weights):
+  """Held-out R^2 of the line in each sample, ``[R]``."""
+  x, y = _standard(x), _standard(y)
+  member = ids[:, None] == np.arange(ids.max() + 1)  # [M, G]
+  sums = [weights * v for v in (np.ones_like(x), x, y, x * x, x * y)]
+  # Of all models but those of one recipe, for each recipe, [R, G].
+  n, sx, sy, sxx, sxy = (
+    np.sum(v, axis=1, keepdims=True) - v @ member for v in sums
+  )
+  some = n > 0.5
+  n = np.where(some, n, 1)
+  spread = sxx - sx * sx / n
+  steep = spread > _TINY * n
+  slope = np.where(steep, (sxy - sx * sy / n) / np.where(steep, spread, 1), 0.0)
+  bias = (sy - slope * sx) / n
+  error = y - (slope[:, ids] * x + bias[:, ids])
+  present = weights > 0
+  # Only one recipe is in the sample: there is nothing to fit.
+  alone = np.any(present & ~some[:, ids], axis=1)
+  total = np.sum(weights, axis=1)
+  mean = np.sum(weights * y, axis=1, keepdims=True) / total[:, None]
+  sst = np.sum(weights * (y - mean) ** 2, axis=1)
+  varies = np.full(len(weights), np.ptp(x) > 0) & (sst > _TINY * total)
+  sse = np.sum(weights * error**2, axis=1)
+  return np.where(varies & ~alone, 1 - sse / np.where(varies, sst, 1), np.nan)
+
+
+def _standard(v):
+  """Zero mean and unit variance; zeros of a constant."""
+  spread = np.std(v)
+  constant = spread <= _TINY * max(np.max(np.abs(v)), _TINY)
+  return np.zeros_like(v) if constant else (v - np.mean(v)) / spread
+
+
+def _held_out_fit(features, y, ids, weights):
+  """Held-out R^2 of several columns, in one sample."""
+  kept = np.repeat(np.arange(len(y)), np.asarray(weights, int))
+  features, y, ids = features[kept], y[kept], ids[kept]
+  if len(np.unique(ids)) < 2:
+    return np.nan
+  sst = np.sum((y - y.mean()) ** 2)
+  if sst <= _TINY * max(np.sum(y**2), _TINY):
+    return np.nan
+  sse = 0.0
+  for one in np.unique(ids):
+    rest, held = ids != one, ids == one
+    mean, spread = features[rest].mean(axis=0), features[rest].std(axis=0)
+    varies = spread > _TINY * np.abs(features[rest]).max(axis=0)
+    scores = np.where(
+      varies, (features - mean) / np.where(varies, spread, 1), 0
+    )
+    centre = y[rest].mean()
+    slopes = np.linalg.lstsq(scores[rest], y[rest] - centre, rcond=1e-9)[0]
+    sse += np.sum((y[held] - centre - scores[held] @ slopes) ** 2)
+  return 1 - sse / sst
+
+
+def _p_values(x, y, z, ids, permutations, rng):
+  """Two-sided p-value of each correlation, by permutation over recipes."""
+  if not permutations:
+    return {}
+  size = np.bincount(ids)
+  mean = lambda v: None if v is None else np.bincount(ids, v) / size
+  x, y, z = mean(x), mean(y), mean(z)
+  order = np.argsort(rng.random((permutations, len(x))), axis=1)
+  ranked = [None if v is None else scipy.stats.rankdata(v) for v in (x, y, z)]
+  found = {}
+  for name, (a, b, c) in (('pearson', (x, y, z)), ('spearman', ranked)):
+    found[name] = _permuted(_unit(a), _unit(b), order)
+    if c is not None:
+      found[f'partial_{name}'] = _permuted(_left(a, c), _left(b, c), order)
+  found['kendall'] = _permuted_kendall(x, y, order)
+  return found
+
+
+def _permuted(a, b, order):
+  """Share of pairings whose product is as large; None of nothing."""
+  if a is None or b is None:
+    return None
+  return _share(a[order] @ b, a @ b)
+
+
+def _permuted_kendall(x, y, order):
+  """The same for concordant less discordant pairs."""
+  if np.ptp(x) == 0 or np.ptp(y) == 0:
+    return None
+  i, j = np.triu_indices(len(x), 1)
+  signs = np.sign(y[i] - y[j])
+  products = np.concatenate(
+    [np.sign(x[part[:, i]] - x[part[:, j]]) @ signs for part in _parts(order)]
+  )
+  return _share(products, np.sign(x[i] - x[j]) @ signs)
+
+
+def _parts(order, rows=500):
+  """Rows, a few at a time: all pairs of all would fill the memory."""
+  return [order[k : k + rows] for k in range(0, len(order), rows)]
+
+
+def _share(products, observed):
+  """Share at least as far from zero, the observed one counted."""
+  as_far = np.abs(products) >= abs(observed) - 1e-9
+  return float((1 + np.sum(as_far)) / (1 + len(products)))
+
+
+def _unit(v):
+  """Centred, of length 1; None of a constant."""
+  v = _standard(v)
+  length = np.linalg.norm(v)
+  return v / length if length > 0 else None
+
+
+def _left(v, c):
+  """What is left of v when a line in c is taken off, of length 1, or None."""
+  v, c = _unit(v), _unit(c)
+  if v is None or c is None:
+    return v
+  left = v - (v @ c) * c
+  length = np.linalg.norm(left)
+  return left / length if length > 3e-5 else None
+
+
+def _numbers(name, values):
+  """Checked numbers, float64 [M]."""
+  values = np.asarray(values, np.float64)
+  if values.ndim != 1 or not np.all(np.isfinite(values)):
+    raise DataError(f'{name}: one finite number a model, got {values}')
+  return values
+
+
+def _cluster_ids(clusters, num_models):
+  """Recipes as 0 to G - 1."""
+  if clusters is None:
+    return np.arange(num_models)
+  if len(clusters) != num_models:
+    raise DataError(f'clusters: {len(clusters)} for {num_models} models')
+  return np.unique(np.asarray(clusters), return_inverse=True)[1]

@@ -1,0 +1,260 @@
+"""Many models of one data set, and what tells how robust each is."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rrl_jax import evals, train
+from rrl_jax.errors import ConfigError, DataError
+from rrl_jax.train import experiment
+from rrl_jax.train import workdir as workdir_lib
+
+FIELDS = (
+  'train_only', 'models', 'folders', 'features', 'evals', 'targets', 'control',
+  'combination', 'resamples', 'seed',
+)  # fmt: skip
+# Fields of data that decide which images and classes a model is tested on.
+_TESTED = ('name', 'kw', 'classes', 'coarse', 'split_seed', 'groups')
+_TRAINING_EVALS = {'accuracy': {'train_examples': 0}}
+_MIN_MODELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A model of the pool.
+
+  Attributes:
+    name: Unique in the pool.
+    config: Of its run.
+    folder: Where its results are written, inside the pool's folder.
+    source: Folder of a run elsewhere whose checkpoint it is; None for a model
+      that the pool trains.
+  """
+
+  name: str
+  config: ConfigDict
+  folder: pathlib.Path
+  source: pathlib.Path | None = None
+
+  @property
+  def recipe(self) -> str:
+    """The same for runs that differ in nothing but their seeds."""
+    fields = workdir_lib.flatten(workdir_lib.plain(self.config))
+    kept = {
+      name: value
+      for name, value in fields.items()
+      if name.split('.')[-1] != 'seed' and not name.startswith('evals.')
+    }
+    text = json.dumps(kept, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run(
+  config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
+) -> None:
+  """Trains the models of a pool, evaluates all of them, and relates the two.
+
+  First every model is trained, with its accuracy as the only evaluation; with
+  ``pool.train_only`` that is all. Then every model, and the last checkpoint of
+  each of ``pool.folders``, is evaluated by ``pool.evals``. What is done is not
+  done again, so that a pool that was stopped goes on, and may grow.
+
+  Args:
+    config: A config with a ``pool``, see configs/studies/indicators.py.
+    root: The pool's folder. Runs of ``pool.folders`` are copied into it; their
+      own folders stay as they are.
+    overrides: Fields that the command line changed, for the record.
+
+  Raises:
+    ConfigError: A field does not exist or is wrong, or models are tested on
+      different data.
+    DataError: Too few models, a folder without a checkpoint, or a file of
+      features that cannot be used.
+  """
+  pool = config.pool
+  root = pathlib.Path(root)
+  members = members_of(pool, root)
+  workdir_lib.Workdir(root).check_owner(config)
+  workdir_lib.Workdir(root).claim(config, overrides)
+  for i, member in enumerate(members):
+    if member.source is None:
+      _train(member, f'{i + 1}/{len(members)}')
+  if pool.train_only:
+    print(f'{root}: {len(members)} models are trained')
+
+
+def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
+  """The models of a pool, every field looked at before any work.
+
+  Raises:
+    ConfigError: A field does not exist or is wrong, or models are tested on
+      different data.
+    DataError: Too few models, or a folder without a checkpoint.
+  """
+  for field in FIELDS:
+    if field not in pool:
+      raise ConfigError(f'pool.{field} is missing; fields: {", ".join(FIELDS)}')
+  for field in pool:
+    if field not in FIELDS:
+      raise ConfigError(f'pool.{field} is unknown; fields: {", ".join(FIELDS)}')
+  members = [
+    Member(name, ConfigDict(fields), root / 'models' / name)
+    for name, fields in pool.models.items()
+  ]
+  folders = [pathlib.Path(path) for path in pool.folders]
+  for name, folder in zip(_names(folders), folders, strict=True):
+    members.append(
+      Member(name, _read_config(folder), root / 'folders' / name, folder)
+    )
+  seen = set()
+  for member in members:
+    if member.name in seen:
+      raise ConfigError(f'pool: two models are called {member.name!r}')
+    seen.add(member.name)
+  if len(members) < _MIN_MODELS:
+    raise DataError(
+      f'pool: {len(members)} models, and no association shows over fewer than'
+      f' {_MIN_MODELS}'
+    )
+  if not pool.train_only:
+    evals.check(pool.evals.to_dict())
+  for member in members:
+    _check(member)
+  _check_same_data(members)
+  return members
+
+
+def _check(member):
+  """Looks at a model's config and, of a run elsewhere, for its checkpoint."""
+  where = 'pool.folders' if member.source else 'pool.models'
+  if member.source and not workdir_lib.Workdir(member.source).trained_steps():
+    raise DataError(f'pool.folders: {member.source} has no checkpoint')
+  try:
+    experiment.check(member.config)
+  except ConfigError as error:
+    raise ConfigError(f'{where}: {member.name}: {error}') from error
+  except (AttributeError, KeyError, TypeError) as error:
+    text = ' '.join(str(error).split())
+    raise ConfigError(
+      f'{where}: {member.name} has no whole config: {text}'
+    ) from error
+  if member.source is None:
+    workdir_lib.Workdir(member.folder).check_owner(member.config)
+
+
+def _check_same_data(members):
+  """Raises unless all models are tested on the same images and classes."""
+  first, *others = members
+  expected = _tested(first)
+  for member in others:
+    found = _tested(member)
+    for field in sorted(expected.keys() | found.keys()):
+      if found.get(field) != expected.get(field):
+        raise ConfigError(
+          f'pool: models are tested on different data: data.{field} is'
+          f' {expected.get(field)!r} for {first.name}, {found.get(field)!r} for'
+          f' {member.name}'
+        )
+
+
+def _tested(member):
+  """Flat fields of data that decide the test split, as they are given."""
+  data = workdir_lib.plain(member.config)['data']
+  fields = {name: data.get(name) for name in _TESTED}
+  if data.get('validation'):
+    fields |= {'validation': data['validation'], 'seed': data['seed']}
+  if (fields['groups'] or {}).get('kind', 'none') == 'none':
+    del fields['groups']
+  flat = workdir_lib.flatten(fields)
+  return {name: value for name, value in flat.items() if value is not None}
+
+
+def _names(folders: Sequence[pathlib.Path]) -> list[str]:
+  """The shortest ends of paths, joined, that tell them apart."""
+  parts = [folder.resolve().parts[1:] for folder in folders]
+  longest = max(map(len, parts), default=0)
+  for length in range(1, longest + 1):
+    names = ['_'.join(each[-length:]) for each in parts]
+    if len(set(names)) == len(names):
+      return names
+  if folders:
+    raise ConfigError('pool.folders: a folder is named twice')
+  return []
+
+
+def _read_config(folder):
+  """The config that stands in a run's folder."""
+  path = folder / 'config.json'
+  try:
+    fields = json.loads(path.read_text())
+    return ConfigDict(_tuples(fields))
+  except FileNotFoundError as error:
+    raise DataError(
+      f'pool.folders: {folder} holds no run: no config.json'
+    ) from error
+  except (OSError, ValueError, AttributeError, TypeError) as error:
+    raise DataError(
+      f'pool.folders: {path} cannot be read: {" ".join(str(error).split())}'
+    ) from error
+
+
+def _tuples(value):
+  """JSON's lists as the tuples that they were written from."""
+  if isinstance(value, Mapping):
+    return {name: _tuples(each) for name, each in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(each) for each in value)
+  return value
+
+
+def _asking(config, config_evals):
+  """The same run, asked other questions."""
+  config = config.copy_and_resolve_references()
+  config.unlock()
+  config.job = 'train'
+  config.evals = config_evals
+  config.transfer = {}
+  return config
+
+
+def _train(member, position):
+  """Trains a model to its end, unless that is done."""
+  config = _asking(member.config, _TRAINING_EVALS)
+  workdir = workdir_lib.Workdir(member.folder)
+  if config.total_steps is None:
+    config.total_steps = experiment.build(config).total_steps
+  if workdir.trained_steps() >= config.total_steps:
+    return
+  found = train.train_and_evaluate(config, member.folder, {}, quiet=True)
+  accuracy = found['test/accuracy'].value
+  print(f'{position} {member.name}: accuracy {accuracy:.1%}', flush=True)
+
+
+def _copy_checkpoint(member):
+  """Brings the newest checkpoint and the config of a run elsewhere here."""
+  there = workdir_lib.Workdir(member.source)
+  here = workdir_lib.Workdir(member.folder)
+  step = there.trained_steps()
+  if here.trained_steps() == step:
+    return
+  try:
+    here.checkpoints.mkdir(parents=True, exist_ok=True)
+    unfinished = here.checkpoints / f'{step}.copying'
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(there.checkpoints / str(step), unfinished)
+    shutil.copy(there.root / 'config.json', here.root / 'config.json')
+    for old in here.checkpoints.iterdir():
+      if old.name.isdigit():
+        shutil.rmtree(old)
+    unfinished.rename(here.checkpoints / str(step))
+  except OSError as error:
+    raise DataError(
+      f'pool.folders: {member.source} cannot be copied:'
+      f' {error.strerror or error}'
+    ) from error
