@@ -201,6 +201,7 @@ def statistics(
   Returns:
     Statistic -> ``[R]``, NaN where it is not defined.
   """
+  x, y = _standard(x), _standard(y)
   ranks = lambda v: _ranks(v, weights)
   xs, ys = _rows(x, weights), _rows(y, weights)
   r = _correlation(xs, ys, weights)
@@ -214,6 +215,7 @@ def statistics(
     'partial_spearman': np.full(len(weights), np.nan),
   }
   if z is not None:
+    z = _standard(z)
     zs = _rows(z, weights)
     found['partial_pearson'] = _partial(xs, ys, zs, weights)
     found['partial_spearman'] = _partial(ranks(x), ranks(y), ranks(z), weights)
@@ -325,11 +327,9 @@ def _correlation(a, b, weights):
 
 
 def _centred(a, weights):
-  """Less the mean of its sample, in units that make rounding visible."""
+  """Less the mean of its sample."""
   total = np.sum(weights, axis=-1, keepdims=True)
-  a = a - np.sum(weights * a, axis=-1, keepdims=True) / total
-  largest = np.max(np.abs(a), axis=-1, keepdims=True)
-  return a / np.where(largest > 0, largest, 1)
+  return a - np.sum(weights * a, axis=-1, keepdims=True) / total
 
 
 def _ratio(product, first, second, scale):
@@ -361,8 +361,7 @@ def _kendall(x, y, weights):
 
 
 def _held_out(x, y, ids, weights):
-  """Held-out R^2 of the line in each sample, ``[R]``."""
-  x, y = _standard(x), _standard(y)
+  """Held-out R^2 of the line in each sample; x and y are standardised."""
   member = ids[:, None] == np.arange(ids.max() + 1)  # [M, G]
   sums = [weights * v for v in (np.ones_like(x), x, y, x * x, x * y)]
   # Of all models but those of one recipe, for each recipe, [R, G].
@@ -496,4 +495,4 @@ def _cluster_ids(clusters, num_models):
     return np.arange(num_models)
   if len(clusters) != num_models:
     raise DataError(f'clusters: {len(clusters)} for {num_models} models')
-  return np.unique(np.asarray(clusters), return_inverse=True)[1]
+  return np.unique(list(clusters), return_inverse=True)[1]

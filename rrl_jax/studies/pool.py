@@ -8,10 +8,13 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from rrl_jax import evals, train
 from rrl_jax.errors import ConfigError, DataError
+from rrl_jax.studies import pool_table
 from rrl_jax.train import experiment
 from rrl_jax.train import workdir as workdir_lib
 
@@ -63,7 +66,8 @@ def run(
   First every model is trained, with its accuracy as the only evaluation; with
   ``pool.train_only`` that is all. Then every model, and the last checkpoint of
   each of ``pool.folders``, is evaluated by ``pool.evals``. What is done is not
-  done again, so that a pool that was stopped goes on, and may grow.
+  done again, so that a pool that was stopped goes on, and may grow. Writes
+  ``table.json`` and ``table.md``.
 
   Args:
     config: A config with a ``pool``, see configs/studies/indicators.py.
@@ -87,6 +91,75 @@ def run(
       _train(member, f'{i + 1}/{len(members)}')
   if pool.train_only:
     print(f'{root}: {len(members)} models are trained')
+    return
+  measured = {}
+  for i, member in enumerate(members):
+    measured[member.name] = _measure(
+      member, pool.evals.to_dict(), f'{i + 1}/{len(members)}'
+    )
+  if jax.process_index() == 0:
+    table = _table(pool, members, measured)
+    workdir_lib.write_json(root / 'table.json', table)
+    text = pool_table.to_markdown(table)
+    workdir_lib.write_bytes(root / 'table.md', text.encode())
+    print(text)
+
+
+def _table(pool, members, measured):
+  """All that the pool shows, as plain data."""
+  results = [
+    {name: each.value for name, each in measured[m.name].items()}
+    for m in members
+  ]
+  wanted = ('test/', 'indicators/', 'corruption/', 'shifted/')
+  return {
+    'control': pool.control,
+    'combination': list(pool.combination),
+    'targets': {
+      target: pool_table.relate(
+        results,
+        [member.recipe for member in members],
+        target=target,
+        control=pool.control,
+        combination=list(pool.combination),
+        resamples=pool.resamples,
+        seed=pool.seed,
+      )
+      for target in pool.targets
+    },
+    'models': {
+      member.name: {
+        'recipe': member.recipe,
+        'source': member.source and str(member.source),
+        'results': {
+          name: {
+            end: getattr(each, end) if np.isfinite(getattr(each, end)) else None
+            for end in ('value', 'low', 'high')
+          }
+          for name, each in measured[member.name].items()
+          if name.startswith(wanted) and np.isfinite(each.value)
+        },
+      }
+      for member in members
+    },
+    'agreement_on_the_line': pool_table.agreement_on_the_line(
+      {member.name: _figures(member.folder) for member in members}
+    ),
+  }
+
+
+def _figures(folder):
+  """A model's arrays by their names."""
+  path = workdir_lib.Workdir(folder).figures
+  try:
+    with np.load(path, allow_pickle=False) as found:
+      return {
+        name.removeprefix('figure/'): found[name]
+        for name in found.files
+        if name.removeprefix('figure/').startswith(('corruption_', 'clean_'))
+      }
+  except (OSError, ValueError) as error:
+    raise DataError(f'{path} cannot be read: {error}') from error
 
 
 def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
@@ -234,6 +307,19 @@ def _train(member, position):
   found = train.train_and_evaluate(config, member.folder, {}, quiet=True)
   accuracy = found['test/accuracy'].value
   print(f'{position} {member.name}: accuracy {accuracy:.1%}', flush=True)
+
+
+def _measure(member, config_evals, position):
+  """What the pool's evaluations say of a model, now or earlier."""
+  config = _asking(member.config, config_evals)
+  workdir = workdir_lib.Workdir(member.folder)
+  if member.source is not None:
+    _copy_checkpoint(member)
+  found = workdir.read_results(config, workdir.trained_steps())
+  if found is None:
+    found = train.evaluate_last(config, member.folder, {})
+    print(f'{position} {member.name} is evaluated', flush=True)
+  return found
 
 
 def _copy_checkpoint(member):
