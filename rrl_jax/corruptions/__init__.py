@@ -4,6 +4,7 @@ Images are floats in [0, 1], ``[B, H, W, C]``; randomness is keyed by row.
 """
 
 from rrl_jax.corruptions._corrupt import corrupt, corrupt_uint8
+from rrl_jax.corruptions._corrupted_sets import corrupted_sets
 from rrl_jax.corruptions._error import (
   ALEXNET_ERRORS,
   mean_corruption_error,
@@ -20,6 +21,7 @@ __all__ = (
   'NAMES',
   'corrupt',
   'corrupt_uint8',
+  'corrupted_sets',
   'mean_corruption_error',
   'read_published',
   'relative_mean_corruption_error',

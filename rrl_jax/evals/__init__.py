@@ -32,6 +32,7 @@ __all__ = [
   'check',
   'check_data',
   'check_tasks',
+  'check_test',
   'get',
   'linear_probe',
   'names',
@@ -102,6 +103,23 @@ def check_data(names: Iterable[str], train: Source) -> None:
     required = getattr(get(name), 'REQUIRES', None)
     if required and getattr(train, required[0]) is None:
       raise ConfigError(f'evals.{name} needs {required[1]}')
+
+
+def check_test(
+  config_evals: Mapping[str, Mapping[str, Any]], test: Source
+) -> None:
+  """Raises for a test split that an evaluator cannot use.
+
+  Args:
+    config_evals: Arguments of each evaluator by name.
+    test: Test examples.
+
+  Raises:
+    ConfigError: Images or arguments that do not go together.
+    DataError: A file that the arguments name does not fit the split.
+  """
+  for name, kw in config_evals.items():
+    getattr(get(name), 'check_test', lambda test, **kw: None)(test, **kw)
 
 
 def check_tasks(

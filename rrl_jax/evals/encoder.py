@@ -62,9 +62,12 @@ class Encoder:
     """
     # The entry holds the images too, so that their id stays theirs.
     if id(images) not in self._predicted:
-      result = self.map_batches(self._encode(), images)
-      self._predicted[id(images)] = (images, result)
+      self._predicted[id(images)] = (images, self.encode(images))
     return self._predicted[id(images)][1]
+
+  def encode(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """As `predict`, for a set that is asked for once: nothing is remembered."""
+    return self.map_batches(self._encode(), images)
 
   def _encode(self):
     """``apply`` on images of any dtype; one function for all variables."""
