@@ -14,7 +14,7 @@ it evaluates them); ``num_seeds=2`` trains each recipe so many times, and the
 statistics then draw recipes, not models. A command that was stopped goes on.
 """
 
-from configs import common, hro, pgd_at, thanos, trades
+from configs import common, hro, indicators, pgd_at, thanos, trades
 
 RECIPES = {
   # Architectures.
@@ -97,22 +97,7 @@ def get_config(arg: str | None = None):
     for recipe, changes in RECIPES.items():
       name = f'{recipe}_seed{seed}' if args.num_seeds > 1 else recipe
       models[name] = _model(changes, seed)
-  config.pool = {
-    'train_only': args.train_only,
-    'models': models,
-    'folders': (),  # Of runs elsewhere: checkpoints that join the pool.
-    'features': (),  # npz files with features, labels, perhaps logits, target.
-    'evals': _evals(),
-    'targets': ('corruption/mean_accuracy', 'corruption/relative_accuracy'),
-    'control': 'indicators/clean_accuracy',
-    'combination': (
-      'indicators/kmeans_accuracy',
-      'indicators/multicut_accuracy',
-      'indicators/overlap',
-    ),
-    'resamples': 1000,
-    'seed': 0,  # Of resamples and permutations.
-  }
+  config.pool = indicators.pool(models, train_only=args.train_only)
   return config
 
 
@@ -166,12 +151,3 @@ def _objective(name):
     found.kw.inner_steps = 3
     found.kw.inner_step_size = common.optional(float)
   return found
-
-
-def _evals():
-  """Of each model, once all are trained."""
-  return {
-    'accuracy': {'train_examples': 2000},
-    'indicators': {},
-    'corruption': {},
-  }
