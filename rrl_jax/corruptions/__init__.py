@@ -4,7 +4,7 @@ Images are floats in [0, 1], ``[B, H, W, C]``; randomness is keyed by row.
 """
 
 from rrl_jax.corruptions._corrupt import corrupt, corrupt_uint8
-from rrl_jax.corruptions._corrupted_sets import corrupted_sets
+from rrl_jax.corruptions._corrupted_sets import corrupted_sets, enlargement
 from rrl_jax.corruptions._error import (
   ALEXNET_ERRORS,
   mean_corruption_error,
@@ -22,6 +22,7 @@ __all__ = (
   'corrupt',
   'corrupt_uint8',
   'corrupted_sets',
+  'enlargement',
   'mean_corruption_error',
   'read_published',
   'relative_mean_corruption_error',

@@ -15,6 +15,7 @@ from rrl_jax.corruptions._severity import NAMES
 from rrl_jax.errors import DataError
 
 _CHUNK = 500  # Images on the device at a time.
+_SIDE = 16  # Pixels that `corrupt` asks for.
 
 
 def corrupted_sets(
@@ -34,8 +35,9 @@ def corrupted_sets(
   One set is in memory at a time.
 
   Args:
-    images: uint8, or floats in [0, 1], ``[N, H, W, C]``, of what `corrupt`
-      takes.
+    images: uint8, or floats in [0, 1], ``[N, H, W, C]``, C 1 or 3. Those with
+      a side below 16 are enlarged by repeating pixels, as often as it takes,
+      and averaged back: what is done to them is milder.
     names: Corruptions.
     severities: 1 to 5 each.
     table: Of `corrupt`.
@@ -81,25 +83,37 @@ def corrupted_sets(
       yield name, severity, _remembered(Path(cache) / stem, images.shape, make)
 
 
+def enlargement(shape: Sequence[int]) -> int:
+  """How often pixels of images ``[N, H, W, C]`` are repeated, 1 for not."""
+  return -(-_SIDE // min(shape[1:3]))
+
+
 def _corrupted(images, ids, seed, *, name, severity, table):
   """One set, chunk by chunk, each of one shape."""
   corrupted = np.empty(images.shape, np.uint8)
   size = min(_CHUNK, len(images))
+  factor = enlargement(images.shape)
+  _, height, width, channels = images.shape
   for start in range(0, len(images), _CHUNK):
     rows = np.arange(start, start + size) % len(images)  # One program.
     chunk = images[rows]
     if chunk.dtype == np.uint8:
       chunk = chunk.astype(np.float32) / 255
+    chunk = chunk.astype(np.float32).repeat(factor, 1).repeat(factor, 2)
     floats = corrupt(
-      chunk.astype(np.float32),
+      chunk,
       jax.random.key(seed),
       name=name,
       severity=severity,
       table=table,
       example_ids=ids[rows],
     )
+    floats = np.asarray(floats)
+    if factor > 1:
+      tiles = size, height, factor, width, factor, channels
+      floats = floats.reshape(tiles).mean(axis=(2, 4))
     # What is a whole number but for rounding stays that number.
-    cut = np.floor(np.asarray(floats) * np.float32(255) + np.float32(1e-3))
+    cut = np.floor(floats * np.float32(255) + np.float32(1e-3))
     corrupted[start : start + size] = cut[: len(images) - start]
   return corrupted
 

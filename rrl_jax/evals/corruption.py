@@ -17,7 +17,6 @@ from rrl_jax.evals.task import EvalData, choose
 
 _KNOWN = corruptions.NAMES + corruptions.EXTRA_NAMES
 _TABLES = {'cifar10_c': 'CIFAR-10-C', 'imagenet_c': 'ImageNet-C'}
-_LEAST_SIDE = 16  # Pixels, of what `corruptions.corrupt` takes.
 _PICTURED_SIDE = 64  # Above, examples are kept at one severity.
 # Top-1 error of the AlexNet that normalises errors on ImageNet-C.
 _ALEXNET_CLEAN_ERROR = 0.4348
@@ -88,7 +87,7 @@ def check_test(
     **kw: The other arguments of `evaluate`.
 
   Raises:
-    ConfigError: Images of a shape that has no corruptions.
+    ConfigError: Images of other than 1 or 3 channels.
     DataError: The folder lacks a file or holds another set.
   """
   del kw
@@ -96,11 +95,11 @@ def check_test(
     for name in corruptions.NAMES if names is None else names:
       _published(test, published, name, severities[0])
     return
-  height, width, channels = test.image_shape
-  if min(height, width) < _LEAST_SIDE or channels not in (1, 3):
+  channels = test.image_shape[-1]
+  if channels not in (1, 3):
     raise ConfigError(
-      f'evals.corruption: images of {height}x{width}x{channels}; corruptions'
-      f' need sides of at least {_LEAST_SIDE} pixels and 1 or 3 channels'
+      f'evals.corruption: images of {channels} channels; corruptions are those'
+      ' of 1 or 3'
     )
 
 
@@ -175,7 +174,8 @@ def evaluate(
 
   .. note::
     Corrupted images are cut to bytes, as the published ones are. Only these
-    give numbers to be compared with published ones.
+    give numbers to be compared with published ones. Images with a side below
+    16 pixels are enlarged first, see `corruptions.corrupted_sets`.
   """
   del key
   names = corruptions.NAMES if names is None else tuple(names)
@@ -239,6 +239,9 @@ def evaluate(
 
   right = predictions == labels
   by = f'{_TABLES[table]} constants, seed {seed}, cut to bytes'
+  factor = corruptions.enlargement(images.shape)
+  if factor > 1:
+    by += f', enlarged {factor} times and averaged back'
   if published:
     by = 'published files'
   yield from _accuracies(

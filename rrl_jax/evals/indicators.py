@@ -22,7 +22,7 @@ _KMEANS = 'k-means on unit features'
 _MATCHED = 'share of examples in the cluster that is matched to their class'
 _COMMONEST = 'share of examples of the commonest class of their cluster'
 
-# What each number is; with `_COUNTED`, of how many examples it is a share.
+# What each number is.
 _MEANINGS = {
   'clean_accuracy': 'top-1',
   'kmeans_accuracy': f'{_KMEANS}, {_MATCHED}',
@@ -63,16 +63,15 @@ _MEANINGS = {
   'calibration_error': 'expected calibration error',
   'leep': 'log expected empirical prediction of the labels',
 }
-_COUNTED = {  # Shares: whether of the rows that enter pairs.
-  'clean_accuracy': False,
-  'kmeans_accuracy': False,
-  'purity': False,
-  'kmeans_raw_accuracy': False,
-  'raw_purity': False,
-  'multicut_accuracy': True,
-  'multicut_purity': True,
-  'knn_accuracy': True,
-}
+_SHARES = (
+  'clean_accuracy', 'kmeans_accuracy', 'purity', 'kmeans_raw_accuracy',
+  'raw_purity', 'multicut_accuracy', 'multicut_purity', 'knn_accuracy',
+)  # fmt: skip
+_OF_PAIRS = (  # Of the rows that enter what looks at pairs.
+  'multicut_accuracy', 'multicut_purity', 'multicut_nmi', 'multicut_ari',
+  'multicut_num_clusters', 'multicut_accuracy_ratio', 'overlap', 'spread',
+  'relative_spread', 'knn_accuracy',
+)  # fmt: skip
 _EXACT = (
   'multicut_num_clusters', 'multicut_threshold', 'multicut_num_examples',
 )  # fmt: skip
@@ -343,11 +342,11 @@ def _measurement(name, value, sizes, on, calibrated_on):
   if base == 'multicut_threshold':
     what += f', calibrated on {calibrated_on}'
   of = on + (', the predictions in the place of classes' if free else '')
-  total = sizes[_COUNTED.get(base, False)]
+  total = sizes[base in _OF_PAIRS]
   protocol = f'{what}; {of}'
   if base in _EXACT:
     return measurement.exact(value, protocol)
-  if base in _COUNTED:
+  if base in _SHARES:
     return measurement.proportion(
       round(value * total),
       total,
