@@ -132,7 +132,7 @@ def _source_kw() -> ConfigDict:
     {
       'path': optional(str),  # idx, npz, folder, fashion_mnist.
       'subset': optional(str),  # idx: a file name's beginning.
-      'class_names': optional(tuple),  # idx.
+      'class_names': optional(tuple),  # idx, folder with a table.
       'num_classes': optional(int),  # idx, npz, mock.
       'data_set': optional(str),  # tfds: 'cifar10', ...
       'data_dir': optional(str),  # tfds, fashion_mnist.
@@ -141,6 +141,7 @@ def _source_kw() -> ConfigDict:
       'image_key': optional(str),  # tfds, folder.
       'label_key': optional(str),  # tfds, folder.
       'attribute_key': optional(str),  # tfds, folder: what groups cross.
+      'attribute_names': optional(tuple),  # folder with a table.
       'metadata': optional(str),  # folder: a CSV table.
       'image_size': optional(int),  # tfds, folder.
       'in_memory': optional(bool),  # tfds, folder.
@@ -149,6 +150,21 @@ def _source_kw() -> ConfigDict:
       'num_test': optional(int),  # mock.
     }
   )
+
+
+def celeb_a(config: ConfigDict) -> None:
+  """Sets data and network for CelebA: blond or not; most blond are women."""
+  config.data.name = 'tfds'
+  config.data.kw.data_set = 'celeb_a'
+  config.data.kw.label_key = 'attributes/Blond_Hair'
+  config.data.kw.attribute_key = 'attributes/Male'
+  config.data.kw.image_size = 224
+  config.data.groups.kind = 'attribute'
+  config.data.augment.flip = True
+  config.model.name = 'resnet50'
+  config.model.kw.stem = 'imagenet'
+  config.batch_size = 128
+  config.total_epochs = 50.0
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:

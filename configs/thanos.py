@@ -155,21 +155,11 @@ def _cifar(config):
 
 def _celeb_a(config):
   """Faces: blond or not; most blond ones are women."""
-  config.data.name = 'tfds'
-  config.data.kw.data_set = 'celeb_a'
-  config.data.kw.label_key = 'attributes/Blond_Hair'
-  config.data.kw.attribute_key = 'attributes/Male'
-  config.data.kw.image_size = 224
+  common.celeb_a(config)
   config.data.coarse = ''
-  config.data.groups.kind = 'attribute'
   config.data.augment.resized_crop = 224
   config.data.augment.scale = (0.7, 1.0)
-  config.data.augment.flip = True
-  config.model.name = 'resnet50'
-  config.model.kw.stem = 'imagenet'
   config.model.kw.embedding_dim = 128
-  config.batch_size = 128
-  config.total_epochs = 50.0
   config.log_steps = 100
   config.ckpt_steps = 5000
   config.objective.kw.temperature = 0.1
@@ -204,5 +194,13 @@ def _evals(data):
       'num_train': 10_000,  # 0 for all.
     }
   found['reconstruction'] = {'num_examples': 1000, 'num_pictures': 12}
+  found['infer_groups'] = {
+    'reduce': 'none',  # pca, umap.
+    'num_components': 2,  # Of these two.
+    'cluster': 'kmeans',  # gaussian_mixture.
+    'num_clusters': 2 if data == 'celeb_a' else 5,  # Of a class; 0: silhouette.
+    'max_clusters': 10,
+    'overclustering': 1,  # 5 in GEORGE.
+  }
   found['features_map'] = {'num_examples': 2000}
   return found

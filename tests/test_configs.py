@@ -58,7 +58,13 @@ CONFIGS = {
 CONFIGS |= {f'gr:{arg}': (gr, arg) for arg in GR}
 CONFIGS |= {
   f'group_dro:{arg}': (group_dro, arg)
-  for arg in ('digits', 'balanced,fashion_mnist,colour', 'cifar10,background')
+  for arg in (
+    'digits',
+    'balanced,fashion_mnist,colour',
+    'cifar10,background',
+    'waterbirds',
+    'celeb_a,balanced',
+  )
 } | {'jtt:fine': (jtt, 'fine')}
 CONFIGS |= {
   f'tarrl:{arg}': (tarrl, arg)
@@ -100,7 +106,10 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
     )
   if config.data.groups.kind == 'attribute':
     config.data.groups.kind = 'patch'
-  for field in ('data_set', 'image_size', 'label_key', 'attribute_key'):
+  for field in (
+    'data_set', 'path', 'metadata', 'image_size', 'image_key', 'label_key',
+    'attribute_key', 'class_names', 'attribute_names',
+  ):  # fmt: skip
     config.data.kw[field] = None
   config.data.kw.num_classes = num_classes
   config.data.kw.num_examples = max(4 * num_classes, 200)
@@ -161,6 +170,7 @@ def test_a_config_takes_one_step_on_mock_data(name):
     (acl, 'cifar10'),
     (deacl, 'cifar10'),
     (thanos, 'cifar10'),
+    (group_dro, 'waterbirds'),
   ],
 )
 def test_paper_scale_lowers_for_tpu_and_cuda(module, arg):
@@ -175,6 +185,8 @@ def test_paper_scale_lowers_for_tpu_and_cuda(module, arg):
   side = full.data.kw.image_size or 32
   rows = jax.ShapeDtypeStruct((full.batch_size,), jnp.int32)
   batch = {'label': rows, 'concept': rows, 'index': rows}
+  if built.data.train.groups is not None:
+    batch['group'] = rows
   batch['image'] = jax.ShapeDtypeStruct(
     (full.batch_size, side, side, 3), jnp.uint8
   )

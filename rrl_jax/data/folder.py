@@ -1,5 +1,6 @@
 """Folders of PNG or JPEG files: one folder a class, or a table of them."""
 
+from collections.abc import Sequence
 from concurrent import futures
 import contextlib
 import csv
@@ -29,6 +30,8 @@ def load(
   metadata: str = '',
   image_key: str = '',
   label_key: str = '',
+  class_names: Sequence[str] = (),
+  attribute_names: Sequence[str] = (),
   test_split: str = '',
   in_memory: bool | None = None,
   seed: int = 0,
@@ -45,7 +48,9 @@ def load(
   a CSV file with a header and a line an image, whose columns are its file, its
   class, ``split`` (0 or train, 1 or validation, 2 or test) and perhaps an
   attribute. Classes and attributes are the values of their columns, in the
-  order of numbers where all are; any text will do, -1 too.
+  order of numbers where all are; any text will do, -1 too. With
+  ``class_names`` or ``attribute_names`` the values are numbers from 0, and
+  these are what they stand for.
 
   Every header is read at once, so that what is no image is told before any
   work; the pixels of sets that do not stay in memory are read when needed.
@@ -61,6 +66,10 @@ def load(
     image_key: Its column with the file, relative to the folder; '' for
       ``filename``.
     label_key: Its column with the class; '' for ``label``.
+    class_names: What the numbers 0, 1, ... of that column mean; empty for the
+      values themselves.
+    attribute_names: The same of the attribute's column; empty for the column's
+      name and the values, as in ``place_0``.
     test_split: Which of its splits to test on, ``'test'`` or ``'validation'``;
       '' for the first of them that is there. The other is left out.
     in_memory: Whether to decode everything now; None for sets of at most
@@ -71,9 +80,10 @@ def load(
     Both splits, uint8 ``[N, H, W, 1 or 3]``.
 
   Raises:
-    ConfigError: Images differ in size and ``image_size`` is 0.
+    ConfigError: Images differ in size and ``image_size`` is 0; names that are
+      no texts, are double, or have no table or column.
     DataError: No class, no image, a file that cannot be decoded, a class that
-      only the test split has.
+      only the test split has, a value of the table without a name.
   """
   image_size = source.whole('image_size', image_size, least=0)
   root = idx.existing_folder(path)
@@ -91,6 +101,10 @@ def load(
         f'data.kw.{key}={text!r}: data.kw.metadata names no table with columns'
         + (" (or say 'folder')" if key == 'attribute_key' else '')
       )
+  class_names = _given('class_names', class_names, metadata)
+  attribute_names = _given(
+    'attribute_names', attribute_names, metadata and attribute_key
+  )
   if metadata:
     return _from_table(
       root,
@@ -98,6 +112,8 @@ def load(
       image_key or 'filename',
       label_key or 'label',
       attribute_key,
+      class_names,
+      attribute_names,
       test_split,
       image_size,
       in_memory,
@@ -144,6 +160,20 @@ def load(
   )
 
 
+def _given(key: str, names: Sequence[str], column: str) -> tuple[str, ...]:
+  """Names of the values of a column, checked."""
+  names = tuple(names) if isinstance(names, list | tuple) else (names,)
+  texts = all(isinstance(name, str) and name for name in names)
+  if not texts or len(set(names)) < len(names):
+    raise ConfigError(f'data.kw.{key}={names!r}: texts, each once')
+  if names and not column:
+    raise ConfigError(
+      f'data.kw.{key}={names!r}: there is no column with such numbers;'
+      ' data.kw.metadata and attribute_key name them'
+    )
+  return names
+
+
 def _below(file: Path, root: Path) -> str:
   """The folder between that of a file's class and the file."""
   parts = file.relative_to(root).parts
@@ -161,6 +191,8 @@ def _from_table(
   image_key: str,
   label_key: str,
   attribute_key: str,
+  class_names: tuple[str, ...],
+  attribute_names: tuple[str, ...],
   test_split: str,
   image_size: int,
   in_memory: bool | None,
@@ -191,8 +223,7 @@ def _from_table(
   order = np.concatenate(list(used.values()))
   size = len(used['train'])
   files = [root / rows[i][image_key] for i in order]
-  images = source.settle(_images(files, image_size), in_memory)
-  names, labels = _numbered([rows[i][label_key] for i in order])
+  names, labels = _numbered(rows, order, label_key, class_names, table)
   train, test = np.split(np.arange(len(order)), [size])
   unseen = np.setdiff1d(labels[test], labels[train])
   if unseen.size:
@@ -200,17 +231,22 @@ def _from_table(
       f'{table}: class {names[unseen[0]]!r} of the {test_split} split is not in'
       ' the training split'
     )
+  images = source.settle(_images(files, image_size), in_memory)
   take = lambda part: (source.take_images(images, part), labels[part])
   made = source.make_splits(
     take(train), take(test), where=(str(table),) * 2, class_names=names
   )
   if not attribute_key:
     return made
-  names, attributes = _numbered([rows[i][attribute_key] for i in order])
+  names, attributes = _numbered(
+    rows, order, attribute_key, attribute_names, table
+  )
+  if not attribute_names:
+    names = [f'{attribute_key}_{name}' for name in names]
   return source.with_attributes(
     made,
     (attributes[train], attributes[test]),
-    [f'{attribute_key}_{name}' for name in names],
+    names,
     where=(str(table),) * 2,
   )
 
@@ -235,9 +271,28 @@ def _rows(table: Path, columns: list[str]) -> list[dict[str, str]]:
   return rows
 
 
-def _numbered(values: list[str]) -> tuple[list[str], np.ndarray]:
-  """Distinct texts, as numbers are ordered where all are, and their places."""
-  values = [value.strip() for value in values]
+def _numbered(
+  rows: list[dict[str, str]],
+  order: np.ndarray,
+  column: str,
+  given: tuple[str, ...],
+  table: Path,
+) -> tuple[list[str], np.ndarray]:
+  """Names of a column's values, and the number of each line's.
+
+  Without given names these are the distinct texts, ordered as numbers are where
+  all are.
+  """
+  values = [rows[i][column].strip() for i in order]
+  if given:
+    place = {str(k): k for k in range(len(given))}
+    for i, value in zip(order, values, strict=True):
+      if value not in place:
+        raise DataError(
+          f'{table}, line {i + 2}: {column}={value!r}; the names'
+          f' {", ".join(given)} are of the numbers 0 to {len(given) - 1}'
+        )
+    return list(given), np.array([place[value] for value in values])
   names = sorted(set(values))
   with contextlib.suppress(ValueError):
     names = sorted(names, key=int)

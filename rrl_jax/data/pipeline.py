@@ -65,7 +65,9 @@ def index_batches(
   span two epochs. ``'concept_balanced'`` goes round the concepts, and through
   each concept in a new order each time it is used up: within a batch the
   numbers of examples of any two concepts differ by at most one.
-  ``'class_balanced'`` does the same with the classes of the given labels.
+  ``'class_balanced'`` does the same with the classes of the given labels. A
+  batch smaller than their number has at most one example of each, so that a
+  contrastive loss meets no positive but an image's own other view.
 
   Args:
     source: Training examples.

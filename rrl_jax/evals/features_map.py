@@ -30,7 +30,10 @@ def evaluate(
   Yields:
     ``figure/map`` [n, 2], ``figure/map_labels`` [n], ``figure/map_concepts``
     [n], ``figure/map_explained`` [2] (shares of the variance), and the names
-    of classes and concepts.
+    of classes and concepts; ``figure/map_index`` [n], places in the test
+    split, by which `infer_groups` tells the cluster of each; and, where there
+    are any, ``figure/map_fine`` [n] and ``figure/map_groups`` [n] with
+    ``figure/map_fine_names`` and ``figure/map_group_names``.
   """
   rules.check('features_map', RULES, {'num_examples': num_examples})
   chosen = choose(key, len(data.test), num_examples)
@@ -42,6 +45,13 @@ def evaluate(
   yield 'figure/map_explained', explained.astype(np.float32)
   yield 'figure/map_class_names', np.array(data.test.class_names)
   yield 'figure/map_concept_names', np.array(data.test.concept_names)
+  yield 'figure/map_index', chosen
+  if data.test.fine_labels is not None:
+    yield 'figure/map_fine', data.test.fine_labels[chosen]
+    yield 'figure/map_fine_names', np.array(data.test.fine_names)
+  if data.test.groups is not None:
+    yield 'figure/map_groups', data.test.groups[chosen]
+    yield 'figure/map_group_names', np.array(data.test.group_names)
 
 
 def principal_components(

@@ -22,8 +22,14 @@ def evaluate(
   """Counts right predictions in the true groups of the test split.
 
   A group without a test example has no accuracy: it is left out and the
-  protocols name it. Groups only judge here: no weights, steps or settings are
-  chosen by them.
+  protocols name it; one without a training example is judged like the others
+  and has no weight in the re-weighted mean. With ``data.validation`` the same
+  holds for what is held out, from which a rare group may be missing.
+
+  Groups only judge here, which the protocol says: the last step is what is
+  evaluated, and nothing selects among steps. What may select settings without
+  a group label is ``groups/inferred_worst_accuracy`` of `infer_groups`; a
+  study that selects by something names it in ``study.select``.
 
   Args:
     encoder: What is evaluated.
@@ -93,7 +99,8 @@ def measure(
       correct[there],
       total[there],
       f'{said}, true group {names[worst]} with {int(total[worst])} test and'
-      f' {int(train.group_counts[worst])} training images{left_out}',
+      f' {int(train.group_counts[worst])} training images{left_out}; selected'
+      ' by: no group label, it is the last step that is evaluated',
     ),
   )
   for k in there:

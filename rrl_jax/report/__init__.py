@@ -51,7 +51,9 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   from rrl_jax.report import (
     _calibration,
     _figures,
+    _groups,
     _label_noise,
+    _maps,
     _robust_probe,
     _thanos,
   )
@@ -80,7 +82,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     ident='risks',
   )
   pairs, pairs_gap = _figures.pairs(arrays)
-  feature_map, map_gap = _figures.feature_map(arrays)
+  feature_map, map_gap = _maps.feature_map(arrays)
   per_concept = _results.concepts(measured, arrays)
   rates = _label_noise.rates(measured, metrics)
   emphasis, emphasis_gap = _label_noise.emphasis(
@@ -92,13 +94,14 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   )
   reliability, reliability_gap = _calibration.diagram(arrays)
   probes, in_probes = _robust_probe.part(measured, arrays)
+  by_group, in_groups = _groups.part(measured, arrays)
   content = {
     'title': _title(config, workdir),
     'facts': _facts(config, results),
     'config': _files.pretty(config),
     'config_gap': no_config,
     'highlights': _results.highlights(measured),
-    'groups': _results.groups(measured, in_probes),
+    'groups': _results.groups(measured, in_probes | in_groups),
     'results_gap': no_results or _gap(measured, 'results.json', 'number'),
     'protocols_gap': no_protocols,
     'probes': probes,
@@ -107,6 +110,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
     'noise_key': _label_noise.key(arrays, rates) if rates else [],
     'suspicious': suspicious,
     'suspicious_gap': suspicious_gap,
+    'by_group': by_group,
     'spread': spread,
     'reliability': reliability,
     'reliability_gap': reliability_gap,

@@ -1,4 +1,4 @@
-"""What a run drew: its curves, its concepts, its images, its features."""
+"""What a run drew: its curves, its concepts, its images."""
 
 from collections.abc import Container, Mapping, Sequence
 import math
@@ -8,9 +8,7 @@ import numpy as np
 
 from rrl_jax.report import _drawing, _files
 
-_MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
 _MAX_LINES = 12  # In one figure of concepts.
-_MAX_LABELS = 20  # Classes named on the map.
 _NOT_MINIMISED = (
   ' This is the weighted cross entropy. The rescaled gradient is not its '
   'gradient, so it may rise while the network learns.'
@@ -157,81 +155,6 @@ def concept_lines(
     ],
     'hidden': len(hidden),
   }
-
-
-def feature_map(
-  arrays: Mapping[str, np.ndarray],
-) -> tuple[dict[str, Any] | None, str]:
-  """The plane of the first two principal components of the features.
-
-  Args:
-    arrays: Contents of figures.npz.
-
-  Returns:
-    ``({'svg', 'text'}, '')``, or ``(None, what is missing)``.
-  """
-  points, labels = arrays.get('figure/map'), arrays.get('figure/map_labels')
-  if points is None or labels is None:
-    return None, 'figures.npz holds no figure/map'
-  if points.shape != (*labels.shape, 2) or labels.ndim != 1 or not len(points):
-    return None, f'figure/map has shape {points.shape}'
-  if not (_files.is_numeric(points) and _files.is_numeric(labels)):
-    return None, 'figure/map holds values that are not finite'
-  labels = labels.astype(int)
-  names = arrays.get('figure/map_class_names')
-  classes = np.unique(labels)
-  explained = arrays.get('figure/map_explained')
-  if explained is None or explained.shape != (2,):
-    explained = np.zeros(2)
-
-  def draw(ax):
-    texts = []
-    for i, k in enumerate(classes):
-      members = points[labels == k]
-      ax.plot(
-        members[:, 0],
-        members[:, 1],
-        linestyle='none',
-        marker=_MARKERS[i // _drawing.NUM_COLORS % len(_MARKERS)],
-        markersize=2.6,
-        markeredgewidth=0,
-        color=_drawing.COLORS[i % _drawing.NUM_COLORS],
-        alpha=0.55,
-      )
-    if len(classes) <= _MAX_LABELS:
-      for i, k in enumerate(classes):
-        middle = np.median(points[labels == k], axis=0)
-        texts.append(
-          ax.text(
-            *middle,
-            _drawing.short(_files.class_name(names, k), 14),
-            ha='center',
-            va='center',
-            color=_drawing.INK,
-            weight='bold',
-            gid=f'halo{i}',
-          )
-        )
-    for side, share in zip('xy', explained, strict=False):
-      number = 1 if side == 'x' else 2
-      ax.set(**{f'{side}label': f'component {number} ({100 * share:.0f} %)'})
-    ax.grid(visible=False)
-    ax.set(xticks=[], yticks=[])
-    ax.set_aspect('equal', adjustable='datalim')
-    _drawing.part(ax, texts)
-
-  return {
-    'svg': _drawing.svg(
-      draw,
-      'map',
-      'Features in the plane of their first two principal components',
-      size=(4.6, 4.2),
-    ),
-    'text': f'{len(points):,} test images of {len(classes)} classes in the '
-    'plane of the first two principal components of their features, which '
-    f'hold {100 * float(np.sum(explained)):.0f} % of the variance. Distances '
-    'in the plane are no measurement.',
-  }, ''
 
 
 def pairs(

@@ -20,6 +20,21 @@ _LABELS = {
   'noise/abnormal_rate': 'Abnormal images',
   'noise/estimated_rate': 'Wrong, as the run estimated',
   'noise/estimate_error': 'Error of that estimate',
+  'groups/dfr_worst_accuracy': 'Worst accuracy, last layer fitted anew',
+  'groups/dfr_average_accuracy': 'Average accuracy, last layer fitted anew',
+  'groups/dfr_reweighted_accuracy': (
+    'Reweighted accuracy, last layer fitted anew'
+  ),
+  'groups/inferred_purity': 'Purity of discovered groups',
+  'groups/class_purity': 'Purity of the classes',
+  'groups/inferred_adjusted_rand_index': (
+    'Adjusted Rand index of discovered groups'
+  ),
+  'groups/inferred_within_adjusted_rand_index': (
+    'Adjusted Rand index inside a class'
+  ),
+  'groups/class_adjusted_rand_index': 'Adjusted Rand index of the classes',
+  'groups/inferred_worst_accuracy': 'Worst discovered group',
 }
 _GROUPS = {  # Prefix -> (title, what its numbers are).
   'test': ('Test split of the source', ''),
@@ -54,7 +69,11 @@ _GROUPS = {  # Prefix -> (title, what its numbers are).
     'violation says that this attack was too weak.',
   ),
   'robust': ('Under attack', ''),
-  'groups': ('Groups', ''),
+  'groups': (
+    'Groups',
+    'True groups judge the classifier. Discovered groups are clusters of the '
+    'features of each class, for which no group label was read.',
+  ),
   'coarse_to_fine': ('From coarse to fine labels', ''),
   'indicators': ('Indicators', ''),
 }
@@ -128,7 +147,8 @@ def _unit(name, values):
     return 'points'
   if not 0 <= min(values) <= max(values) <= 1:
     return 'number'
-  return 'area' if name.endswith(('auroc', 'average_precision')) else 'share'
+  areas = ('auroc', 'average_precision', 'adjusted_rand_index')
+  return 'area' if name.endswith(areas) else 'share'
 
 
 def _write(value: float, unit: str, *, bare: bool = False) -> str:
@@ -178,6 +198,8 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     'test/accuracy',
     'test/worst_concept_accuracy',
     'test/balanced_concept_accuracy',
+    'groups/worst_accuracy',
+    'coarse_to_fine/linear_probe_accuracy',
     'test/noise_accuracy',
     *attacked[:1],
     'fit/flipped_accuracy',

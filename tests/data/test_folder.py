@@ -279,3 +279,45 @@ def test_a_bad_line_of_a_table_is_told(table, line, message):
     file.write(line + '\n')
   with pytest.raises(DataError, match=message):
     load(table, **TABLE)
+
+
+NAMED = {
+  **TABLE,
+  'attribute_key': 'place',
+  'class_names': ('land', 'water'),
+  'attribute_names': ('wood', 'sea', 'sky'),
+}
+
+
+def test_numbers_of_a_table_may_have_names(table):
+  train, test = load(table, **NAMED, groups={'kind': 'attribute'})
+  assert train.class_names == ('land', 'water')
+  assert train.group_names[2:] == (
+    'land:sky', 'water:wood', 'water:sea', 'water:sky'
+  )  # fmt: skip
+  line = test.images[:, 0, 0, 0].astype(int)
+  np.testing.assert_array_equal(test.labels, line % 2)
+  np.testing.assert_array_equal(test.groups, line % 2 * 3 + line // 2 % 2)
+  assert train.group_counts[2] == 0  # A name that no line has.
+
+
+@pytest.mark.parametrize(
+  ('kw', 'error', 'message'),
+  [
+    ({'class_names': ('land',)}, DataError, "line 3: y='1'; the names land"),
+    ({'attribute_names': ('a',)}, DataError, "place='1'; .* numbers 0 to 0"),
+    ({'class_names': ('a', 'a')}, ConfigError, "class_names=.'a', 'a'.: texts"),
+    ({'class_names': 'ab'}, DataError, "line 3: y='1'"),
+    ({'class_names': 3}, ConfigError, r'class_names=\(3,\): texts'),
+    ({'attribute_key': ''}, ConfigError, 'attribute_names=.*no column'),
+    (
+      {'metadata': '', 'image_key': '', 'label_key': '', 'attribute_key': ''},
+      ConfigError,
+      'class_names=.*no column',
+    ),
+  ],
+)
+def test_names_that_do_not_fit_a_table_are_told(table, kw, error, message):
+  with pytest.raises(error, match=message) as caught:
+    load(table, **{**NAMED, **kw})
+  assert '\n' not in str(caught.value)

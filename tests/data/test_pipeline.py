@@ -146,6 +146,19 @@ def test_class_balanced_batches_hold_as_many_of_each_given_label(train):
   np.testing.assert_allclose(by('concept_balanced')[1], np.mean(of_concept))
 
 
+@pytest.mark.parametrize('sampling', ['class_balanced', 'concept_balanced'])
+def test_a_batch_smaller_than_the_classes_has_one_of_each_at_most(sampling):
+  """And all come round: 7 batches of 3 hold each of 7 classes three times."""
+  train = mock.load(num_examples=70, num_classes=7).train
+  batches = pipeline.index_batches(
+    train, batch_size=3, seed=0, sampling=sampling
+  )
+  labels = train.labels[walk(batches, 14)].reshape(14, 3)
+  assert all(len(set(row)) == 3 for row in labels.tolist())
+  for block in (labels[:7], labels[7:]):
+    np.testing.assert_array_equal(np.bincount(block.ravel()), [3] * 7)
+
+
 def test_uniform_probabilities_are_the_shares(train):
   np.testing.assert_allclose(
     pipeline.sampling_probs(train, 'uniform'), [0.6, 0.3, 0.1]

@@ -1,5 +1,6 @@
 """Each evaluator counts what its name and its protocol say."""
 
+import dataclasses
 import doctest
 
 import jax
@@ -326,6 +327,37 @@ def test_figures_of_the_map_belong_together(encoder, data, key):
   assert figures['figure/map'].shape == (50, 2)
   assert figures['figure/map_labels'].shape == (50,)
   assert figures['figure/map_class_names'].tolist() == list('abcde')
+  index = figures['figure/map_index']
+  np.testing.assert_array_equal(
+    data.test.labels[index], figures['figure/map_labels']
+  )
+  assert 'figure/map_fine' not in figures
+  assert 'figure/map_groups' not in figures
+
+
+def test_the_map_tells_fine_classes_and_groups_where_there_are_some(
+  encoder, data, key
+):
+  test = dataclasses.replace(
+    data.test,
+    labels=data.test.labels > 2,
+    class_names=('low', 'high'),
+    fine_labels=data.test.labels,
+    fine_names=data.test.class_names,
+    groups=np.arange(len(data.test)) % 2,
+    group_names=('even', 'odd'),
+  )
+  coarse = dataclasses.replace(data, test=test)
+  _, figures = run(encoder, coarse, key, features_map={'num_examples': 50})
+  index = figures['figure/map_index']
+  for name, ids, names in (
+    ('labels', test.labels, 'class_names'),
+    ('fine', test.fine_labels, 'fine_names'),
+    ('groups', index % 2, 'group_names'),
+  ):
+    ids = ids if name == 'groups' else ids[index]
+    np.testing.assert_array_equal(figures[f'figure/map_{name}'], ids)
+    assert figures[f'figure/map_{names}'].tolist() == list(getattr(test, names))
 
 
 def test_an_evaluator_more_does_not_change_the_others(encoder, data, key):

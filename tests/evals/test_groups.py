@@ -73,6 +73,7 @@ def test_groups_are_counted_one_by_one(encoder, with_groups):
   assert worst.low <= worst.value <= worst.high
   assert f'true group {test.group_names[np.argmin(each)]} ' in worst.protocol
   assert f'{test.group_counts[np.argmin(each)]} test' in worst.protocol
+  assert 'selected by: no group label' in worst.protocol
   assert found['groups/average_accuracy'].value == pytest.approx(right.mean())
   mix = with_groups.train.group_counts / 400
   assert found['groups/reweighted_accuracy'].value == pytest.approx(mix @ each)

@@ -353,6 +353,21 @@ def test_a_batch_of_one_class_and_equal_images_is_finite(
   assert all(np.isfinite(m) for m in metrics.values())
 
 
+@pytest.mark.parametrize('view_pairs', ['all', 'one'])
+def test_an_image_alone_in_its_class_has_its_other_view(
+  params, batch, view_pairs
+):
+  """Its class spreads nothing then, and its supervised term is InfoNCE."""
+  alone = jax.tree.map(lambda leaf: leaf[:3], batch)  # Of three classes.
+  objective = make(variant='supcon_infonce', view_pairs=view_pairs)
+  _, _, _, metrics = run(objective, params, alone)
+  close(metrics['supervised'], metrics['infonce'])
+  loss, grads, _, metrics = run(make(view_pairs=view_pairs), params, alone)
+  close(metrics['class_conditional'], 0.0)
+  assert np.isfinite(loss)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
 # --- Where alpha lies.
 
 
@@ -520,6 +535,8 @@ def test_a_margin_sets_each_class_above_its_own_threshold(params, batch):
   [
     ({'variant': 'sup'}, "variant='sup'; known: ce, supcon"),
     ({'alpha': 1.5}, r'alpha=1.5 is not in \[0, 1\]'),
+    ({'alpha': -0.1}, 'alpha=-0.1 is not in'),
+    ({'alpha': float('nan')}, 'alpha=nan is not in'),
     ({'class_alpha': (0.5, -1.0)}, 'class_alpha=.* is not in'),
     ({'alpha_margin': 3.0}, 'alpha_margin=3.0'),
     ({'class_alpha': (0.5,) * 3, 'alpha_margin': 0.1}, 'one of both'),

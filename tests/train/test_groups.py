@@ -1,7 +1,10 @@
 """Runs whose data have coarse labels and groups."""
 
+import shutil
+
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import common, group_dro, jtt
@@ -9,6 +12,7 @@ from rrl_jax import evals
 from rrl_jax.errors import ConfigError
 from rrl_jax.evals import groups
 from rrl_jax.train import evaluation, experiment, loop
+from rrl_jax.train.workdir import Workdir
 
 
 def recipe(arg=None, **changes):
@@ -45,6 +49,26 @@ def test_group_dro_trains_and_its_groups_are_measured():
   assert measured['groups/worst_accuracy'].value <= min(
     measured[f'groups/accuracy/{name}'].value for name in names
   )
+
+
+def test_a_resumed_group_dro_ends_where_an_uninterrupted_one_does(tmp_path):
+  """Bit for bit, and so do the weights of the groups."""
+
+  def train(root):
+    config = recipe(**{'ckpt_steps': 2, 'log_steps': 2})
+    built, workdir = experiment.build(config), Workdir(root)
+    workdir.check_owner(config)
+    workdir.claim(config, {})
+    return loop.train(built, workdir, quiet=True)
+
+  straight = train(tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
+  resumed = train(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+  probs = np.asarray(resumed.aux_state.probs)
+  assert len(np.unique(probs)) > 1
+  # Had the weights begun anew they would be nearer to even.
+  assert int(resumed.step) == 4
 
 
 @pytest.mark.parametrize('resident', [True, False])
@@ -194,3 +218,45 @@ def test_group_dro_trains_on_inferred_groups(tmp_path):
   spec = experiment.data_spec(config, built.data.train)
   assert spec.group_names == ('p', 'q', 'r', 's')
   np.testing.assert_array_equal(spec.group_counts, np.bincount(inferred))
+
+
+@pytest.fixture
+def birds(tmp_path):
+  """A folder laid out as Waterbirds, images of many sizes, and its lines."""
+  lines = ['img_id,img_filename,y,split,place,place_filename']
+  rows = []
+  for i in range(24):
+    split, label, place = (0, 0, 1, 2)[i % 4], i // 4 % 2, i // 8 % 2
+    name = f'00{i % 3}.Bird/Bird_{i:04}.jpg'
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    size = 30 + 3 * i, 60 - 2 * i
+    Image.new('RGB', size, (10 * i, 0, 0)).save(tmp_path / name, quality=95)
+    lines.append(f'{i},{name},{label},{split},{place},/o/ocean/{i:08}.jpg')
+    rows.append((i, split, label, place))
+  (tmp_path / 'metadata.csv').write_text('\n'.join(lines) + '\n')
+  return tmp_path, np.array(rows)
+
+
+@pytest.mark.parametrize('part', ['test', 'validation'])
+def test_the_recipe_of_waterbirds_reads_its_folder(birds, part):
+  path, rows = birds
+  config = group_dro.get_config('waterbirds')
+  config.data.kw.path = str(path)
+  config.data.kw.image_size = 16
+  config.data.kw.test_split = part
+  splits = experiment.load_data(config)
+  for split, number in zip(
+    splits, (0, 2 if part == 'test' else 1), strict=True
+  ):
+    here = rows[rows[:, 1] == number]
+    assert split.group_names == (
+      'landbird:land', 'landbird:water', 'waterbird:land', 'waterbird:water'
+    )  # fmt: skip
+    assert split.class_names == ('landbird', 'waterbird')
+    assert split.image_shape == (16, 16, 3)
+    np.testing.assert_array_equal(split.labels, here[:, 2])
+    np.testing.assert_array_equal(split.groups, 2 * here[:, 2] + here[:, 3])
+    red = split.images[np.arange(len(here))][:, 8, 8, 0].astype(int)
+    assert np.abs(red - 10 * here[:, 0]).max() <= 3
+  # The method reads the groups, as concepts that fill a batch evenly.
+  assert splits.train.concept_names == splits.train.group_names
