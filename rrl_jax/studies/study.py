@@ -31,7 +31,8 @@ def run(
   noisy as the rest: no clean label chooses anything.
 
   With ``study.inferred_groups`` (method -> an earlier method) a run is told the
-  clusters that the earlier method's run of the same seed found in its features.
+  clusters that the earlier method's run of the same seed found in its features;
+  while tuning, those of its best point.
   With ``study.cross_attack`` the linear probes of one target task are attacked
   once more, with more steps and restarts and by each other's images, see
   `cross_attack`.
@@ -63,11 +64,14 @@ def run(
     chosen, results = {}, {}
     for name in study.order:
       method = _under(study.methods[name], changes, name)
-      chosen[name] = _tune(study, name, method, grids[name], folder)
+      chosen[name] = _tune(study, name, method, grids, chosen, folder)
       results[name] = [
         _run(
           _told_groups(
-            study, name, _changed(method, chosen[name], seed), folder
+            study,
+            name,
+            _changed(method, chosen[name], seed),
+            (folder / 'runs').joinpath,
           ),
           folder / 'runs' / name,
           seed,
@@ -250,18 +254,28 @@ def _under(method, changes, name):
   return config
 
 
-def _tune(study, name, method, points, root):
+def _tune(study, name, method, grids, chosen, root):
   """The point with the best mean over tuning seeds on held-out examples."""
+  points = grids[name]
   if len(points) == 1:
     return points[0]
+  evaluations = list(study.tuning_evals)
+  if name in study.get('inferred_groups', {}).values():
+    evaluations.append('infer_groups')
+
+  def tuned(source):
+    best = grids[source].index(chosen[source])
+    return root / 'tuning' / source / str(best)
+
   scores = []
   for i, point in enumerate(points):
     found = []
     for seed in study.tuning_seeds:
       config = _changed(method, point, seed)
+      config = _told_groups(study, name, config, tuned)
       config.data.validation = study.validation
       config.evals = {
-        which: config.evals[which].to_dict() for which in study.tuning_evals
+        which: config.evals[which].to_dict() for which in evaluations
       }
       config.interim_steps = 0
       config.transfer = study.get('tuning_transfer', {})
@@ -288,11 +302,11 @@ def _changed(method, point, seed):
   return config
 
 
-def _told_groups(study, name, config, folder):
+def _told_groups(study, name, config, folder_of):
   """The config, told the clusters that another method's run has found."""
   source = study.get('inferred_groups', {}).get(name)
   if source is not None:
-    figures = folder / 'runs' / source / f'seed{config.seed}' / 'figures.npz'
+    figures = folder_of(source) / f'seed{config.seed}' / 'figures.npz'
     config.data.inferred_groups = str(figures)
   return config
 

@@ -201,14 +201,18 @@ def test_tuning_runs_solve_the_tasks_that_are_held_out_for_them(runs, tmp_path):
 
 
 def test_a_run_is_told_the_groups_that_an_earlier_method_found(runs, tmp_path):
-  studies.run(tiny_study(inferred_groups={'A': 'B'}), tmp_path, {})
+  config = tiny_study(inferred_groups={'A': 'B'})
+  config.study.methods.B.evals.infer_groups = {}
+  studies.run(config, tmp_path, {})
   for config, folder in runs:
     told = config.data.inferred_groups
-    if 'runs' in folder.parts and 'A' in folder.parts:
-      found = tmp_path / 'runs' / 'B' / f'seed{config.seed}' / 'figures.npz'
-      assert told == str(found)
-    else:
+    if 'B' in folder.parts:
       assert told is None
+      assert 'infer_groups' in config.evals
+      continue
+    best = 'tuning/B/0' if 'tuning' in folder.parts else 'runs/B'
+    found = tmp_path / best / f'seed{config.seed}' / 'figures.npz'
+    assert told == str(found)
 
 
 @pytest.mark.parametrize(
