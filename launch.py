@@ -4,7 +4,8 @@
   python launch.py --config=configs/hro.py:cl,fashion_mnist --config.seed=1
 
 The text behind the config file's colon chooses a variant; --config.a.b=value
-overrides one field. A run's folder holds its config, metrics, checkpoints,
+overrides one field. --config.features=mine.npz scores an encoder's features
+in place of training. A run's folder holds its config, metrics, checkpoints,
 results.json and report/index.html. The same --workdir again resumes the run,
 or says that it is done; a longer --config.total_epochs goes on from the end.
 
@@ -182,7 +183,8 @@ def _run():
   if config.job not in jobs:
     raise ConfigError(f'job={config.job!r}; known: {", ".join(jobs)}')
   root = pathlib.Path(_WORKDIR.value or _default_workdir())
-  jobs[config.job](config, root)
+  scores = config.get('features') is not None
+  (_score if scores else jobs[config.job])(config, root)
 
 
 def _train(config, root):
@@ -197,6 +199,13 @@ def _evaluate(config, root):
   from rrl_jax import train
 
   _report(root, train.evaluate_last(config, root, _overrides()))
+
+
+def _score(config, root):
+  """Takes the indicators of an encoder's features from a file, reports."""
+  from rrl_jax import train
+
+  _report(root, train.score_features(config, root, _overrides()))
 
 
 def _study(config, root):
@@ -269,6 +278,8 @@ def _default_workdir():
   flag = flags.FLAGS['config']
   path, _, arg = flag.config_filename.partition(':')
   words = [pathlib.Path(path).stem, *filter(None, arg.split(','))]
+  if _CONFIG.value.get('features'):
+    words.append(pathlib.Path(_CONFIG.value.features).stem)
   return pathlib.Path('runs', '-'.join(words).replace('/', '_'))
 
 

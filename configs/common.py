@@ -122,6 +122,7 @@ def base() -> ConfigDict:
   config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
   config.interim_evals = ConfigDict()  # The same, while training.
   config.eval_batch_size = 512
+  config.features = optional(str)  # An npz file: scored, nothing is trained.
   config.transfer = ConfigDict()  # Target task -> fields of data to change.
   return config
 

@@ -1,6 +1,7 @@
 """How robust a representation may be, told from clean features alone."""
 
 from collections.abc import Iterator, Sequence
+import inspect
 from typing import Any
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import scipy.special
 
 from rrl_jax import indicators
-from rrl_jax.data.source import Source
+from rrl_jax.data.source import Source, holdout
 from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
+from rrl_jax.evals.feature_file import FeatureFile
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose, test_images
 
@@ -74,6 +76,9 @@ _OF_PAIRS = (  # Of the rows that enter what looks at pairs.
 )  # fmt: skip
 _EXACT = (
   'multicut_num_clusters', 'multicut_threshold', 'multicut_num_examples',
+)  # fmt: skip
+_AT_THRESHOLD = (
+  'threshold', 'num_clusters', 'accuracy', 'purity', 'nmi', 'ari',
 )  # fmt: skip
 _LABEL_FREE = 'label_free/'
 
@@ -216,6 +221,63 @@ def evaluate(
   )
 
 
+def evaluate_file(
+  file: FeatureFile, **kw: Any
+) -> Iterator[tuple[str, Measurement | np.ndarray]]:
+  """The same for features that come from elsewhere.
+
+  Without training examples in the file the threshold is calibrated on the
+  classifier's predictions; without these either, on a fifth of each class,
+  which is then left out.
+
+  Args:
+    file: The features.
+    **kw: Arguments of `evaluate`.
+
+  Yields:
+    As `evaluate`.
+
+  Raises:
+    ConfigError: An argument is unknown or out of range.
+    DataError: Fewer examples than clusters.
+  """
+  parameters = inspect.signature(evaluate).parameters.values()
+  values = {p.name: p.default for p in parameters if p.default is not p.empty}
+  for name in kw:
+    if name not in values:
+      raise ConfigError(
+        f'evals.indicators.{name} is unknown; keys: {", ".join(values)}'
+      )
+  values |= kw
+  rules.check('indicators', RULES, values)
+  test_key, train_key = jax.random.split(jax.random.key(values['seed']))
+  rows, train, calibrated_on = np.arange(len(file.labels)), None, ''
+  if file.train_features is not None:
+    fitted = choose(train_key, len(file.train_labels), values['num_train'])
+    train = file.train_features[fitted], file.train_labels[fitted]
+    calibrated_on = f'{len(fitted)} training examples of {file.name}'
+  elif file.logits is None and np.bincount(_indices(file.labels)).max() > 9:
+    rows, fitted = holdout(file.labels, seed=values['seed'], where=file.name)
+    train = file.features[fitted], file.labels[fitted]
+    calibrated_on = f'{len(fitted)} other examples of {file.name}'
+  rows = rows[choose(test_key, len(rows), values['num_examples'])]
+  num_classes = len(np.unique(file.labels[rows]))
+  if num_classes < 2 or len(rows) < max(values['num_clusters'], num_classes):
+    raise DataError(
+      f'{file.name}: {len(rows)} examples of {num_classes} classes for'
+      f' {values["num_clusters"] or num_classes} clusters of features'
+    )
+  yield from measure(
+    file.features[rows],
+    file.labels[rows],
+    None if file.logits is None else file.logits[rows],
+    train=train,
+    on=f'examples of {file.name}',
+    calibrated_on=calibrated_on,
+    **_arguments(values),
+  )
+
+
 def measure(
   features: np.ndarray,
   labels: np.ndarray,
@@ -268,6 +330,8 @@ def measure(
   )
   if logits is None:
     needs = ('clean_accuracy', 'nc4', _LABEL_FREE)
+    if threshold is None:  # It would come from the labels themselves.
+      needs += tuple(f'multicut_{word}' for word in _AT_THRESHOLD)
     found = {
       name: value
       for name, value in found.items()
@@ -314,6 +378,11 @@ def last_layer(
     if np.ptp(bias, axis=0).max() <= 1e-3 * (1 + np.abs(logits).max()):
       return leaf
   return None
+
+
+def _indices(labels):
+  """Labels as places among the classes that occur."""
+  return np.unique(labels, return_inverse=True)[1]
 
 
 def _arguments(values):

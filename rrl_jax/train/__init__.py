@@ -40,13 +40,15 @@ def train_and_evaluate(
   workdir = workdir_lib.Workdir(pathlib.Path(root))
   workdir.check_owner(config)
   experiment = experiment_lib.build(config)
-  from rrl_jax.train import loop  # Imports the checkpoint library.
+  from rrl_jax.train import loop, multihost  # Imports the checkpoint library.
 
   with workdir.lock():
-    trains = workdir.trained_steps() < experiment.total_steps
+    trained = multihost.from_first(workdir.trained_steps)
+    trains = trained < experiment.total_steps
     workdir.claim(config, overrides, trains=trains)
     state = loop.train(experiment, workdir, quiet=quiet)
-    results = workdir.read_results(config, int(state.step))
+    step = int(state.step)
+    results = evaluation.from_first(lambda: workdir.read_results(config, step))
     if results is None:
       return evaluation.evaluate(experiment, state, workdir)
   if not quiet:
@@ -73,6 +75,50 @@ def evaluate_last(
     state = _restore(experiment, workdir)
     workdir.claim(config, overrides, trains=False)
     return evaluation.evaluate(experiment, state, workdir)
+
+
+def score_features(
+  config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
+) -> dict:
+  """Takes the indicators of the features in ``config.features``; no training.
+
+  Of the config's evaluations only ``evals.indicators`` applies, if it is there;
+  data, model and objective are not looked at.
+
+  Args:
+    config: A config whose ``features`` names an npz file, see
+      `evals.feature_file.read`.
+    root: The folder, which gets results.json, protocols.json and figures.npz
+      as a run's has them.
+    overrides: Fields that the command line changed, for the record.
+
+  Returns:
+    Each ``Measurement`` by name.
+
+  Raises:
+    ConfigError: A field is wrong, or the folder belongs to another run.
+    DataError: The file cannot be used.
+  """
+  import jax
+
+  from rrl_jax import evals
+  from rrl_jax.evals import feature_file, indicators
+  from rrl_jax.train import workdir as workdir_lib
+
+  evals.check(config.evals.to_dict())
+  workdir = workdir_lib.Workdir(pathlib.Path(root))
+  workdir.check_owner(config)
+  file = feature_file.read(config.features)
+  kw = config.evals.to_dict().get('indicators', {})
+  measurements, figures = {}, {}
+  for name, value in indicators.evaluate_file(file, **kw):
+    into = measurements if isinstance(value, evals.Measurement) else figures
+    into[name] = value
+  with workdir.lock():
+    workdir.claim(config, overrides)
+    if jax.process_index() == 0:
+      workdir.write_results(config, 0, measurements, figures)
+  return measurements
 
 
 def last_encoder(
@@ -104,9 +150,9 @@ def last_encoder(
 
 def _restore(experiment, workdir):
   """The state of the last checkpoint."""
-  from rrl_jax.train import loop
+  from rrl_jax.train import loop, multihost
 
-  if not workdir.trained_steps():
+  if not multihost.from_first(workdir.trained_steps):
     raise DataError(f'{workdir.checkpoints} has no checkpoint to evaluate')
   with loop.open_checkpoints(experiment, workdir) as saved:
     state = saved.restore(experiment.abstract_state())

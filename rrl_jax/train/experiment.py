@@ -207,6 +207,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
   data = load_data(config)
   evals.check_data([*config.evals, *config.interim_evals], data.train)
+  for asked in (config.evals, config.interim_evals):
+    evals.check_test(asked.to_dict(), data.test)
   tasks = tuple(
     evals.Task(name, *_target(config, name)) for name in config.transfer
   )

@@ -290,5 +290,7 @@ def _identifying(config):
   return {
     name: value
     for name, value in flatten(plain(config)).items()
-    if name not in CONTINUABLE and name.split('.')[0] not in CONTINUABLE
+    if name not in CONTINUABLE
+    and name.split('.')[0] not in CONTINUABLE
+    and (name, value) != ('features', None)  # Nothing is scored but trained.
   }
