@@ -2,6 +2,7 @@
 
   python launch.py --config=configs/hro.py
   python launch.py --config=configs/hro.py:cl,fashion_mnist --config.seed=1
+  python launch.py --config=configs/hro.py:imagenet --aot=v5e:16x16
 
 The text behind the config file's colon chooses a variant; --config.a.b=value
 overrides one field. --config.features=mine.npz scores an encoder's features
@@ -9,12 +10,17 @@ in place of training. A run's folder holds its config, metrics, checkpoints,
 results.json and report/index.html. The same --workdir again resumes the run,
 or says that it is done; a longer --config.total_epochs goes on from the end.
 
+Several machines run the same command with --multihost, each its own process
+(docs/pods.md). When one is lost, the others stop within 15 seconds with exit
+code 75; with --restarts=N each starts again from the last checkpoint.
+
 Exit codes:
   0   done
   1   a loss or gradient was not finite, or an unforeseen error
   2   the command or the config is wrong, values included
   3   data, features or checkpoints cannot be used
-  75  stopped, saved and resumable: the same command goes on
+  75  stopped, saved and resumable: the same command goes on (SIGTERM, or
+      another process was lost)
   130 interrupted at the keyboard: likewise, from the last checkpoint
 """
 
@@ -24,12 +30,14 @@ import pathlib
 import platform
 import signal
 import sys
+import traceback
 import zlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 _HERE = pathlib.Path(__file__).resolve().parent / 'configs'
+_PAUSE_SECONDS = 12  # In which every process notices that one is gone.
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, with an argument behind a colon.'
@@ -49,6 +57,22 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'Number of this process; TPU pods need none.'
 )
+_RESTARTS = flags.DEFINE_integer(
+  'restarts', 0, 'Starts again after exit 75 or a crash, at most so often.'
+)
+_AOT = flags.DEFINE_string(
+  'aot',
+  None,
+  'Topology, as v5e:16x16: compile for it, say what a step takes, end.',
+)
+# For --aot: libtpu is to look for no TPU, and to share the machine.
+_COMPILE_ONLY = {
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
 
 
 def main(argv: list[str]) -> int:
@@ -58,26 +82,69 @@ def main(argv: list[str]) -> int:
     return 0
   try:
     _parse(argv)
-    from rrl_jax import errors  # Imports JAX: after the cheap checks.
+    if _AOT.value is not None:
+      os.environ |= _COMPILE_ONLY
   except _UsageError as error:
     return _say(error, 2)
+  if _RESTARTS.value:
+    return _supervise(argv)
   try:
     signal.signal(signal.SIGTERM, _stop)
-    _run()
-  except (
-    errors.ConfigError,
-    errors.DataError,
-    errors.DivergedError,
-    errors.StoppedError,
-  ) as error:
-    return _say(_one_line(error), error.exit_code)
-  except _UsageError as error:
-    return _say(error, 2)
-  except OSError as error:
-    return _say(f'cannot read or write: {_one_line(error)}', 3)
-  except KeyboardInterrupt:
-    return _say('interrupted; the same command goes on', 130)
+    if _AOT.value is not None:
+      _aot(_CONFIG.value)
+    else:
+      _run()
+  except (Exception, KeyboardInterrupt) as error:
+    code, line = _verdict(error)
+    if _MULTIHOST.value:
+      _leave(error, code, line)
+    if line is None:
+      raise
+    return _say(line, code)
   return 0
+
+
+def _verdict(error):
+  """Exit code of what ended the run, and its line; None if unforeseen."""
+  from rrl_jax import errors
+
+  if isinstance(
+    error,
+    errors.ConfigError
+    | errors.DataError
+    | errors.DivergedError
+    | errors.StoppedError,
+  ):
+    return error.exit_code, _one_line(error)
+  if isinstance(error, OSError):
+    return 3, f'cannot read or write: {_one_line(error)}'
+  if isinstance(error, KeyboardInterrupt):
+    return 130, 'interrupted; the same command goes on'
+  return 1, None
+
+
+def _leave(error, code, line):
+  """Ends one of several processes, and tells the others why."""
+  from rrl_jax.train import multihost
+
+  if line is None:
+    line = multihost.lost(error)
+    if line is not None:
+      multihost.abandon(line)
+    traceback.print_exception(error)
+    line = f'{type(error).__name__}: {_one_line(error)}'
+  multihost.leave(code, line)
+
+
+def _supervise(argv):
+  """Runs this command as a child, again and again; returns the last code."""
+  from rrl_jax.train import supervisor
+
+  return supervisor.run(
+    [sys.executable, *argv, '--restarts=0'],  # The last of a flag counts.
+    restarts=_RESTARTS.value,
+    pause=_PAUSE_SECONDS if _MULTIHOST.value else 1,
+  )
 
 
 def _stop(signum, frame):
@@ -102,6 +169,8 @@ def _parse(argv):
     raise _UsageError(f'unknown argument {left[1]!r}; see --help')
   if _WORKDIR.value == '':
     raise _UsageError('--workdir= is empty')
+  if _RESTARTS.value < 0:
+    raise _UsageError(f'--restarts={_RESTARTS.value} is negative')
 
 
 def _check_config(argv):
@@ -187,6 +256,13 @@ def _run():
   (_score if scores else jobs[config.job])(config, root)
 
 
+def _aot(config):
+  """Compiles for TPUs that are not there and prints what a step takes."""
+  from rrl_jax.train import aot
+
+  aot.report(config, _AOT.value)
+
+
 def _train(config, root):
   """Trains to the end, evaluates, reports."""
   from rrl_jax import train
@@ -240,18 +316,9 @@ def _set_up_jax():
   import jax
 
   if _MULTIHOST.value:
-    try:
-      jax.distributed.initialize(
-        coordinator_address=_COORDINATOR.value,
-        num_processes=_NUM_PROCESSES.value,
-        process_id=_PROCESS_ID.value,
-        heartbeat_timeout_seconds=10,
-      )
-    except (IndexError, RuntimeError, ValueError) as error:
-      raise _UsageError(
-        '--multihost: off TPU give --coordinator=HOST:PORT --num_processes=N'
-        f' --process_id=I ({_one_line(error)})'
-      ) from error
+    from rrl_jax.train import multihost
+
+    multihost.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(_cache_folder()))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
@@ -298,6 +365,8 @@ def _help():
     _COORDINATOR,
     _NUM_PROCESSES,
     _PROCESS_ID,
+    _RESTARTS,
+    _AOT,
   ):
     lines.append(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
   return '\n'.join([*lines, '', f'Configs: {_configs()}'])

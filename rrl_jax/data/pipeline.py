@@ -106,8 +106,7 @@ def stream(
   *,
   start: int,
   stop: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
   num_threads: int = 4,
   prefetch: int = 4,
   images: bool = True,
@@ -119,35 +118,25 @@ def stream(
     batches: What `index_batches` gave for that source.
     start: First step.
     stop: The step after the last.
-    process_index: Which contiguous share of each batch's rows to read.
-    process_count: Number of shares; divides the batch size.
+    rows: Which rows of each batch to read, rising; None for all. Several
+      processes read a share each.
     num_threads: Steps read at once; 0 reads in the caller's thread.
     prefetch: Steps read ahead.
     images: Whether to read the images; without, the set is where the step
       runs and looks them up there.
 
   Yields:
-    ``image`` ``[B / process_count, H, W, C]`` as the source has it, and int32
-    ``label``, ``concept`` and ``index`` (position in ``source``)
-    ``[B / process_count]``, and ``group`` if the source has groups.
-
-  Raises:
-    ConfigError: ``process_count`` does not divide the batch size.
+    ``image`` ``[n, H, W, C]`` as the source has it, and int32 ``label``,
+    ``concept`` and ``index`` (position in ``source``) ``[n]``, and ``group`` if
+    the source has groups; n is the number of ``rows``.
   """
   import grain
 
   if stop <= start:
     return iter(())
-  batch_size = len(batches[start])
-  if batch_size % process_count:
-    raise ConfigError(
-      f'batch_size={batch_size}: not a multiple of {process_count} processes'
-    )
-  share = batch_size // process_count
-  rows = slice(process_index * share, (process_index + 1) * share)
 
   def read(batch: np.ndarray) -> dict[str, np.ndarray]:
-    batch = batch[rows]
+    batch = batch if rows is None else batch[rows]
     found = {
       'label': source.labels[batch],
       'concept': source.concepts[batch],

@@ -114,7 +114,7 @@ class Encoder:
       indices = np.arange(start, min(start + size, total))
       padding = np.full(size - len(indices), start)
       padded = np.concatenate([indices, padding])
-      batch = [self.put(np.asarray(r[padded])) for r in rows]
+      batch = [self.take(r, padded) for r in rows]
       pending.append(run(self.variables, *batch))
       if len(pending) > 2:  # The host prepares while the devices compute.
         done.append(jax.device_get(pending.popleft()))
@@ -130,15 +130,28 @@ class Encoder:
       self._jitted[fn] = jax.jit(fn, out_shardings=everywhere)
     return self._jitted[fn]
 
-  def put(self, batch: np.ndarray) -> np.ndarray | jax.Array:
-    """Puts a host batch on the devices, its rows over the 'data' axis.
+  def take(
+    self, rows: Images | np.ndarray, indices: np.ndarray
+  ) -> np.ndarray | jax.Array:
+    """Puts ``rows[indices]`` on the devices, split over the 'data' axis.
 
-    Rows that do not divide among the devices go whole to each.
+    Each process reads what its devices hold. What does not divide among the
+    devices goes whole to each.
     """
     if self.mesh is None:
-      return batch
-    even = len(batch) % self.mesh.shape['data'] == 0
-    spec = PartitionSpec('data') if even else PartitionSpec()
-    return jax.make_array_from_callback(
-      batch.shape, NamedSharding(self.mesh, spec), lambda index: batch[index]
+      return np.asarray(rows[indices])
+    total = len(indices)
+    even = total % self.mesh.shape['data'] == 0
+    where = NamedSharding(
+      self.mesh, PartitionSpec('data') if even else PartitionSpec()
     )
+    parts = where.addressable_devices_indices_map((total,)).values()
+    here = np.unique(np.concatenate([np.arange(total)[part] for part in parts]))
+    block = np.asarray(rows[indices[here]])
+
+    def read(index):
+      first, last, _ = index[0].indices(total)
+      at = np.searchsorted(here, first)
+      return block[at : at + last - first]
+
+    return jax.make_array_from_callback((total, *block.shape[1:]), where, read)

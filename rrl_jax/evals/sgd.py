@@ -100,9 +100,9 @@ def train(
     rate = lr * 0.1 ** sum(number >= part * total for part in decays)
     state = run(
       state,
-      encoder.put(np.asarray(source.images[ids])),
-      encoder.put(source.labels[ids]),
-      encoder.put(ids),
+      encoder.take(source.images, ids),
+      encoder.take(source.labels, ids),
+      encoder.take(ids, np.arange(len(ids))),
       np.float32(rate),
       jax.random.fold_in(step_key, number),
     )

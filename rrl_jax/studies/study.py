@@ -12,6 +12,7 @@ from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.studies import cross_attack
 from rrl_jax.studies import table as table_lib
+from rrl_jax.train import evaluation
 from rrl_jax.train import workdir as workdir_lib
 
 
@@ -326,9 +327,11 @@ def _finished(config, folder):
   """What was measured, if this very run has been done, without loading data."""
   workdir = workdir_lib.Workdir(folder)
   workdir.check_owner(config)
-  if config.total_steps is None or not workdir.results.exists():
+  if config.total_steps is None:
     return None
-  return workdir.read_results(config, config.total_steps)
+  return evaluation.from_first(
+    lambda: workdir.read_results(config, config.total_steps)
+  )
 
 
 def _run(config, folder, seed):

@@ -16,6 +16,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from rrl_jax.errors import DataError
+from rrl_jax.train import multihost
 from rrl_jax.train.state import TrainState
 
 _MANIFEST = 'manifest.json'
@@ -27,11 +28,19 @@ class Checkpoints:
   Attributes:
     directory: Where each step has a folder.
     identity: Digest of the config; a checkpoint of another one is refused.
+    former_identity: Digest by which older checkpoints of this config go.
   """
 
-  def __init__(self, directory: pathlib.Path, identity: str, keep_last: int):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    identity: str,
+    keep_last: int,
+    former_identity: str = '',
+  ):
     self.directory = pathlib.Path(directory).absolute()
     self.identity = identity
+    self.former_identity = former_identity or identity
     self._keep_last = keep_last
     self._opened = None
 
@@ -99,18 +108,23 @@ class Checkpoints:
       DataError: The newest whole checkpoint belongs to another config, or has
         another structure.
     """
+    step = multihost.from_first(lambda: self._newest_whole(set_aside))
+    return None if step is None else self._load(step, abstract_state)
+
+  def _newest_whole(self, set_aside):
+    """The newest step whose files are as they were written, or None."""
     steps = self.steps()
     for i, step in enumerate(reversed(steps)):
       cause = self._damage(step)
       if cause is None:
-        return self._load(step, abstract_state)
+        return step
       older = steps[-i - 2] if i + 1 < len(steps) else 0
       print(
         f'checkpoint {step} is unreadable: {cause}; using {older}',
         file=sys.stderr,
         flush=True,
       )
-      if set_aside and jax.process_index() == 0:
+      if set_aside:
         folder = self.directory / str(step)
         aside = folder.with_name(f'{step}.damaged')
         shutil.rmtree(aside, ignore_errors=True)
@@ -170,7 +184,7 @@ class Checkpoints:
           return f'{name} differs from its checksum'
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
       return f'no valid {_MANIFEST}, so its saving was cut short'
-    if identity != self.identity:
+    if identity not in (self.identity, self.former_identity):
       raise DataError(
         f'{folder} was saved by another config; choose another --workdir'
       )

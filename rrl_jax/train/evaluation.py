@@ -1,6 +1,6 @@
 """From a trained state to results.json: the evaluations a config asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from rrl_jax import evals
 from rrl_jax.data import augment
 from rrl_jax.evals import measurement
 from rrl_jax.train import metrics as metrics_lib
+from rrl_jax.train import multihost, sharding
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
@@ -94,10 +95,26 @@ class Evaluator:
 
   def encoder(self, state: TrainState) -> evals.Encoder:
     """The network that is evaluated, at a state."""
+    return self._encoder.with_variables(self._variables(state))
+
+  def abstract_encoder(self, state: TrainState) -> evals.Encoder:
+    """The same with shapes for weights, at a state of shapes."""
+    where = sharding.replicated(self._experiment.mesh)
+    return self._encoder.with_variables(
+      jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=where
+        ),
+        jax.eval_shape(self._variables, state),
+      )
+    )
+
+  def _variables(self, state):
+    """Weights and BatchNorm statistics of the network that is evaluated."""
     variables = state.eval_params, state.model_state
     if self._experiment.objective.num_networks > 1:
       variables = jax.tree.map(lambda leaf: leaf[0], variables)
-    return self._encoder.with_variables(variables)
+    return variables
 
   def _norms_at(self, state):
     """How much examples weigh, at this state."""
@@ -125,6 +142,33 @@ def evaluate(
   """
   config = experiment.config
   measurements, figures = Evaluator(experiment)(state, config.evals.to_dict())
+  return from_first(
+    lambda: _write(experiment, state, workdir, measurements, figures)
+  )
+
+
+def from_first(
+  find: Callable[[], dict[str, evals.Measurement] | None],
+) -> dict[str, evals.Measurement] | None:
+  """The measurements that process 0 finds, on every process."""
+
+  def plain():
+    found = find()
+    if found is None:
+      return None
+    return {
+      name: [*map(float, each[:3]), each.protocol]
+      for name, each in found.items()
+    }
+
+  found = multihost.from_first(plain)
+  if found is None:
+    return None
+  return {name: evals.Measurement(*each) for name, each in found.items()}
+
+
+def _write(experiment, state, workdir, measurements, figures):
+  """Adds what the run's history says, writes everything, returns it."""
   measurements |= _best(
     measurements,
     [
@@ -134,8 +178,9 @@ def evaluate(
     ],
     experiment.data.test,
   )
-  if jax.process_index() == 0:
-    workdir.write_results(config, int(state.step), measurements, figures)
+  workdir.write_results(
+    experiment.config, int(state.step), measurements, figures
+  )
   return measurements
 
 

@@ -1,7 +1,6 @@
 """The training loop: feed, step, log, save; stop only at a saved step."""
 
 import contextlib
-import signal
 import sys
 import time
 
@@ -10,7 +9,14 @@ import numpy as np
 
 from rrl_jax.data import abnormal, noise, pipeline
 from rrl_jax.errors import DivergedError, StoppedError
-from rrl_jax.train import checkpoint, evaluation, optim, progress, sharding
+from rrl_jax.train import (
+  checkpoint,
+  evaluation,
+  multihost,
+  optim,
+  progress,
+  sharding,
+)
 from rrl_jax.train import metrics as metrics_lib
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
@@ -46,7 +52,7 @@ def train(
   config, mesh = experiment.config, experiment.mesh
   total = experiment.total_steps
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(_Sigterm())
+    stop = stack.enter_context(multihost.stopping())
 
     # --- Where to start: the newest whole checkpoint, else initial weights.
     saved = stack.enter_context(open_checkpoints(experiment, workdir))
@@ -63,11 +69,7 @@ def train(
 
     # --- The step: state donated, the resident set passed beside the batch.
     store = resident_set(experiment)
-    step_fn = jax.jit(
-      lambda state, batch, store: experiment.step(state, look_up(store, batch)),
-      donate_argnums=0,
-      out_shardings=sharding.replicated(mesh),
-    )
+    step_fn = jit_step(experiment)
     batches = read_batches(experiment, start, lookup=bool(store))
     evaluator = evaluation.Evaluator(experiment)
 
@@ -98,7 +100,7 @@ def train(
         began = time.monotonic()
         found, _ = evaluator(state, config.interim_evals.to_dict())
         pending = (step, metrics, found, time.monotonic() - began)
-      stopping = stop.requested
+      stopping = stop.reached()
       if stopping or step == total or step % config.ckpt_steps == 0:
         record(*pending)  # Nothing is saved before it is known to be finite.
         pending = None
@@ -109,6 +111,19 @@ def train(
           ' command goes on from there'
         )
   return state
+
+
+def jit_step(experiment: Experiment):
+  """The step as it runs: ``(state, batch, store) -> (state, metrics)``.
+
+  The state is donated; ``store`` is the `resident_set`, which is passed beside
+  the batch.
+  """
+  return jax.jit(
+    lambda state, batch, store: experiment.step(state, look_up(store, batch)),
+    donate_argnums=0,
+    out_shardings=sharding.replicated(experiment.mesh),
+  )
 
 
 def tampering(experiment: Experiment) -> str:
@@ -142,11 +157,20 @@ def open_checkpoints(
     workdir.checkpoints,
     workdir_lib.identity(experiment.config),
     experiment.config.keep_last,
+    workdir.former_identity(),
   )
 
 
 def resident_set(experiment: Experiment) -> dict[str, jax.Array]:
   """The training set on every device if it fits there, else an empty dict."""
+  return {
+    name: sharding.put_copy(experiment.mesh, array)
+    for name, array in resident_arrays(experiment).items()
+  }
+
+
+def resident_arrays(experiment: Experiment) -> dict[str, np.ndarray]:
+  """The same on the host."""
   train = experiment.data.train
   images = train.images
   fits = isinstance(images, np.ndarray)
@@ -159,10 +183,7 @@ def resident_set(experiment: Experiment) -> dict[str, jax.Array]:
   }
   if train.batch_groups is not None:
     arrays['group'] = train.batch_groups
-  return {
-    name: sharding.put_copy(experiment.mesh, array)
-    for name, array in arrays.items()
-  }
+  return arrays
 
 
 def look_up(store, batch):
@@ -193,15 +214,15 @@ def read_batches(experiment: Experiment, start: int, *, lookup: bool):
     order,
     start=start,
     stop=experiment.total_steps,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=sharding.local_rows(mesh, config.batch_size),
     num_threads=1 if lookup else config.data.num_threads,
     prefetch=16 if lookup else 2 * config.data.num_threads,
     images=not lookup,
   )
   for batch in rows:
     yield {
-      name: sharding.put_rows(mesh, array) for name, array in batch.items()
+      name: sharding.put_rows(mesh, array, config.batch_size)
+      for name, array in batch.items()
     }
 
 
@@ -267,22 +288,3 @@ class _Recorder:
     line['train/learning_rate'] = float(self._schedule(step - 1))
     line['train/images_per_sec'] = self._images_per_sec
     return workdir_lib.finite(line)
-
-
-class _Sigterm:
-  """While open, SIGTERM asks the loop to stop instead of ending the process."""
-
-  def __enter__(self):
-    self.requested = False
-    self._before = None
-    # Outside the main thread, the caller keeps its own handler.
-    with contextlib.suppress(ValueError):
-      self._before = signal.signal(signal.SIGTERM, self._request)
-    return self
-
-  def __exit__(self, *error):
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def _request(self, signum, frame):
-    self.requested = True

@@ -1,5 +1,7 @@
 """The one place that makes a mesh and says where arrays lie on it."""
 
+from collections.abc import Sequence
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
@@ -7,7 +9,9 @@ import numpy as np
 from rrl_jax.errors import ConfigError
 
 
-def make_mesh(num_devices: int = -1) -> Mesh:
+def make_mesh(
+  num_devices: int = -1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Returns a mesh with one axis, ``'data'``, over devices of all processes.
 
   The axis is Auto: under Explicit axes, JAX's default, a Gram matrix or a
@@ -15,17 +19,26 @@ def make_mesh(num_devices: int = -1) -> Mesh:
 
   Args:
     num_devices: How many devices to use; -1 for all there are.
+    devices: Those there are; None for the ones of this job.
 
   Raises:
-    ConfigError: There are fewer devices, or ``num_devices`` is no size.
+    ConfigError: There are fewer devices, or ``num_devices`` is no size, or it
+      leaves a process without any.
   """
-  devices = jax.devices()
+  processes = 1 if devices is not None else jax.process_count()
+  devices = jax.devices() if devices is None else devices
   if num_devices == -1:
     num_devices = len(devices)
   if not 0 < num_devices <= len(devices):
     raise ConfigError(
       f'mesh.data={num_devices}: there are {len(devices)} devices'
       ' (-1 takes all)'
+    )
+  used = {device.process_index for device in devices[:num_devices]}
+  if len(used) < processes:
+    raise ConfigError(
+      f'mesh.data={num_devices}: only {len(used)} of {processes} processes'
+      ' have one of these devices (-1 takes all)'
     )
   return jax.make_mesh(
     (num_devices,),
@@ -45,17 +58,37 @@ def by_rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a batch this process's devices hold, in rising order.
+
+  Devices of one process need not be neighbours on the mesh.
+  """
+  rows = np.arange(batch_size)
+  parts = by_rows(mesh).addressable_devices_indices_map(rows.shape).values()
+  return np.unique(np.concatenate([rows[part] for part in parts]))
+
+
+def put_rows(mesh: Mesh, rows: np.ndarray, batch_size: int) -> jax.Array:
   """Puts this process's rows of a global batch on its devices.
 
   Args:
     mesh: The mesh.
-    rows: This process's slice of the batch, shape ``[B / processes, ...]``.
+    rows: The `local_rows` of the batch, shape ``[n, ...]``.
+    batch_size: Rows of the batch over all processes, B.
 
   Returns:
     The global array ``[B, ...]``, split by rows.
   """
-  return jax.make_array_from_process_local_data(by_rows(mesh), rows)
+  here = local_rows(mesh, batch_size)
+
+  def read(index):
+    first, last, _ = index[0].indices(batch_size)
+    at = np.searchsorted(here, first)
+    return rows[at : at + last - first]
+
+  return jax.make_array_from_callback(
+    (batch_size, *rows.shape[1:]), by_rows(mesh), read
+  )
 
 
 def put_copy(mesh: Mesh, array: np.ndarray) -> jax.Array:

@@ -39,10 +39,13 @@ _PACKAGES = (
 
 
 def identity(config: ConfigDict) -> str:
-  """Digest of the part of a config that decides what is being trained."""
-  return hashlib.sha256(
-    json.dumps(_identifying(config), sort_keys=True).encode()
-  ).hexdigest()[:16]
+  """Digest of the part of a config that decides what is being trained.
+
+  A field that is None counts as one that is not there, so that a config from
+  before the field existed stays the same.
+  """
+  fields = _identifying(config)
+  return _digest({n: value for n, value in fields.items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,17 @@ class Workdir:
         + '); choose another --workdir'
       )
 
+  def former_identity(self) -> str:
+    """Digest of the config that is here, its None fields counted in.
+
+    Checkpoints were once signed by it. '' without a config.
+    """
+    try:
+      fields = json.loads((self.root / 'config.json').read_text())
+      return _digest(_identifying(fields))
+    except (OSError, ValueError, AttributeError):
+      return ''
+
   @contextlib.contextmanager
   def lock(self):
     """Keeps other processes out of the folder while open.
@@ -161,10 +175,9 @@ class Workdir:
       if not trains and path.exists():
         asked = {name: fields[name] for name in _QUESTIONS}
         fields = json.loads(path.read_text()) | asked
-      if jax.process_index() == 0:
-        write_json(path, fields)
-        write_json(self.root / 'overrides.json', overrides)
-        write_json(self.root / 'versions.json', versions())
+      write_json(path, fields)
+      write_json(self.root / 'overrides.json', overrides)
+      write_json(self.root / 'versions.json', versions())
     except OSError as error:
       raise DataError(
         f'{self.root} cannot be used as --workdir: {error.strerror or error}'
@@ -252,7 +265,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes by rename, so that no reader sees half of a file."""
+  """Writes by rename, so that no reader sees half of a file.
+
+  Only process 0 does.
+  """
+  if jax.process_index() != 0:
+    return
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   unfinished.write_bytes(content)
   unfinished.replace(path)
@@ -280,7 +298,11 @@ def versions() -> dict[str, str]:
 
 def _asked(config):
   """Digest of the fields that decide what is evaluated, and how."""
-  fields = {name: plain(config)[name] for name in _QUESTIONS}
+  return _digest({name: plain(config)[name] for name in _QUESTIONS})
+
+
+def _digest(fields):
+  """Sixteen characters that stand for plain data."""
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
