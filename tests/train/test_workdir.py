@@ -57,6 +57,29 @@ def test_what_is_trained_may_not_change_but_how_long_may(
     workdir.check_owner(config)
 
 
+def test_a_field_that_is_new_and_none_makes_no_other_run(workdir, config):
+  workdir.claim(config, {})
+  before = workdir_lib.identity(config)
+  config.unlock()
+  config.data.kw.invented = None
+  workdir.check_owner(config)
+  assert workdir_lib.identity(config) == before
+  config.data.kw.invented = 1
+  assert workdir_lib.identity(config) != before
+
+
+def test_checkpoints_of_before_are_known_by_the_config_beside_them(
+  workdir, config, tmp_path
+):
+  assert Workdir(tmp_path / 'free').former_identity() == ''
+  former = workdir.former_identity()
+  assert former != workdir_lib.identity(config)  # Some fields are None.
+  config.unlock()
+  config.data.kw.invented = None
+  workdir.claim(config, {}, trains=False)
+  assert workdir.former_identity() == former
+
+
 def test_a_config_that_is_no_json_is_a_data_error(workdir, config):
   (workdir.root / 'config.json').write_text('{')
   with pytest.raises(DataError, match='config.json'):
