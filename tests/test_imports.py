@@ -10,7 +10,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / 'rrl_jax'
 
 # Each room and the rooms that it may import besides itself.
-LOWEST = {'typing', 'numerics', 'errors'}
+LOWEST = {'typing', 'numerics', 'errors', 'target'}
 ROOMS = LOWEST | {
   'losses',
   'attacks',
@@ -23,6 +23,7 @@ MAY_IMPORT = {
   'typing': set(),
   'numerics': set(),
   'errors': set(),
+  'target': set(),
   'losses': LOWEST,
   'attacks': LOWEST,
   'indicators': LOWEST,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from rrl_jax import target
 from rrl_jax.attacks import (
   _checks,
   _logit_losses,
@@ -430,7 +431,8 @@ class Program:
 
       grads, (logits, losses) = look(points, _program.fold(keys, 0))
       carry = (grads.astype(delta.dtype), logits, losses)
-      unroll = 1 if jax.default_backend() != 'cpu' else self.num_samples - 1
+      on_cpu = target.platform() == 'cpu'
+      unroll = self.num_samples - 1 if on_cpu else 1
       grads, logits, losses = jax.lax.fori_loop(
         1, self.num_samples, again, carry, unroll=unroll
       )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
+from rrl_jax import target
 from rrl_jax.attacks import _checks
 from rrl_jax.numerics import safe_norm
 
@@ -70,13 +71,14 @@ def repeat(
   if num_steps == 0:
     return state
   if unroll is None:
-    unroll = jax.default_backend() == 'cpu'
+    unroll = target.platform() == 'cpu'
   if isinstance(unroll, bool):
     unroll = num_steps if unroll else 1
   _checks.count('unroll', unroll, 1)
-  return jax.lax.fori_loop(
-    0, num_steps, lambda _, s: body(s), state, unroll=min(unroll, num_steps)
-  )
+  with jax.named_scope('attack'):  # By this name profiles and HLO know it.
+    return jax.lax.fori_loop(
+      0, num_steps, lambda _, s: body(s), state, unroll=min(unroll, num_steps)
+    )
 
 
 def best_of(

@@ -61,13 +61,14 @@ def run(program: Program, rows: Rows, unroll: int | bool | None) -> Any:
       state = program.resume(state, phase)
     if count:
       steps = count if unroll is True else max(int(unroll), 1)
-      state = jax.lax.fori_loop(
-        0,
-        count,
-        lambda i, s, phase=phase: program.step(s, phase, i),
-        state,
-        unroll=min(steps, count),
-      )
+      with jax.named_scope('attack'):
+        state = jax.lax.fori_loop(
+          0,
+          count,
+          lambda i, s, phase=phase: program.step(s, phase, i),
+          state,
+          unroll=min(steps, count),
+        )
   return state
 
 

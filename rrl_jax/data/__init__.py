@@ -76,6 +76,7 @@ def load(
   groups: Mapping | None = None,
   noise: Mapping | None = None,
   abnormal: Mapping | None = None,
+  shapes_only: bool = False,
   **kw,
 ) -> Splits:
   """A set of labelled images, its classes selected, grouped and thinned.
@@ -110,6 +111,10 @@ def load(
     abnormal: Arguments of `abnormal.add` for the training split: ``kind, rate,
       seed``, and for the kind ``'source'`` the ``name``, ``kw`` and
       ``classes`` of another source, whose training split is used.
+    shapes_only: Whether to take what the source declares of itself, classes
+      and image shape, with empty images, as far as it can without its data;
+      see ``declare`` of `tfds`, `fashion_mnist` and `mock`. Other sources are
+      read.
     **kw: Settings of the source.
 
   Returns:
@@ -138,7 +143,10 @@ def load(
   groups_lib.check(**groups)
   noise_lib.check(**noise)
   _check_abnormal(**abnormal)
-  whole = module.load(**kw, seed=split_seed)
+  if shapes_only and hasattr(module, 'declare'):
+    whole = module.declare(**kw)
+  else:
+    whole = module.load(**kw, seed=split_seed)
   if coarse == 'source' or concepts == 'coarse':
     whole = coarse_lib.of_source(whole, name, kw)
   splits = concepts_lib.select(whole, classes=classes, concepts=concepts)

@@ -310,6 +310,36 @@ def take_images(images: Images, indices: np.ndarray) -> Images:
   return _Subset(images, np.arange(len(images))[indices])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Blank(LazyImages):
+  """Black images."""
+
+  shape: tuple[int, ...]
+  dtype = np.dtype(np.uint8)
+
+  def read(self, indices: np.ndarray) -> np.ndarray:
+    return np.zeros((len(indices), *self.shape[1:]), np.uint8)
+
+
+def blank(num: int, image_shape: Sequence[int], in_memory=None) -> Images:
+  """Black images that take no memory, for where shapes alone matter.
+
+  Args:
+    num: How many.
+    image_shape: Height, width, channels.
+    in_memory: As for `settle`: whether they pass for an array.
+
+  Returns:
+    uint8 ``[num, H, W, C]``.
+  """
+  shape = (num, *image_shape)
+  if in_memory is None:
+    in_memory = np.prod(shape, dtype=float) <= _IN_MEMORY_BYTES
+  if in_memory:
+    return np.broadcast_to(np.zeros((), np.uint8), shape)
+  return _Blank(shape)
+
+
 def settle(images: Images, in_memory: bool | None) -> Images:
   """Reads lazy images into memory, if asked to or, for None, if they fit.
 

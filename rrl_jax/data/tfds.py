@@ -18,6 +18,13 @@ from rrl_jax.errors import ConfigError, DataError
 _COARSE = 'coarse_label'  # The hierarchy, where a set has one.
 _TIMEOUT = 4.0  # Seconds to reach the host that a set is downloaded from.
 _CHUNK = 512  # Records read at once; ImageNet's have 110 kB.
+# Examples in the training and the test split, of sets that are not prepared.
+_SIZES = {
+  'celeb_a': (162_770, 19_962), 'cifar10': (50_000, 10_000),
+  'cifar100': (50_000, 10_000), 'fashion_mnist': (60_000, 10_000),
+  'imagenet2012': (1_281_167, 50_000), 'mnist': (60_000, 10_000),
+}  # fmt: skip
+_USUAL_SIZE = (100_000, 10_000)
 
 
 def load(
@@ -98,11 +105,7 @@ def load(
   features = builder.info.features
   image_key, label_key = _keys(features, image_key, label_key)
   known = _labels(features, with_bools=True)
-  if attribute_key and attribute_key not in known:
-    raise ConfigError(
-      f'data.kw.attribute_key={attribute_key!r}: features that would do are'
-      f' {", ".join(sorted(known)) or "none"}'
-    )
+  _check_attribute(attribute_key, known)
   keys = [label_key] + [_COARSE] * (_COARSE in _labels(features))
   keys += [attribute_key] * bool(attribute_key)
   pairs = [
@@ -131,6 +134,71 @@ def load(
     *(
       dataclasses.replace(split, concepts=ids[_COARSE], concept_names=names)
       for split, ids in zip(made, (train_ids, test_ids), strict=True)
+    )
+  )
+
+
+def declare(
+  *,
+  data_set: str,
+  data_dir: str = '',
+  train_split: str = 'train',
+  test_split: str = '',
+  image_size: int = 0,
+  image_key: str = '',
+  label_key: str = '',
+  attribute_key: str = '',
+  in_memory: bool | None = None,
+) -> source.Splits:
+  """Classes and shapes of a set, prepared or not; all its images are black.
+
+  Labels go round the classes. A prepared set says how many examples it has;
+  of another the size is known for the usual ones, and 100,000 and 10,000
+  stand for the rest. Arguments and errors are those of `load`.
+  """
+  del train_split, test_split
+  image_size = source.whole('image_size', image_size, least=0)
+  builder = find(data_set, data_dir)
+  sizes = _SIZES.get(data_set.partition(':')[0].partition('/')[0], _USUAL_SIZE)
+  if builder is None:
+    builder = _known(data_set, data_dir)(data_dir=folder(data_dir))
+  elif 'train' in builder.info.splits:
+    counts = {n: s.num_examples for n, s in builder.info.splits.items()}
+    test = counts.get('test') or counts.get('validation') or sizes[1]
+    sizes = (counts['train'] or sizes[0], test)
+  features = builder.info.features
+  image_key, label_key = _keys(features, image_key, label_key)
+  known = _labels(features, with_bools=True)
+  _check_attribute(attribute_key, known)
+  shape = _image_shape(features[image_key], image_key, image_size, data_set)
+  names = _names(known[label_key], label_key)
+  num_classes = len(names) or known[label_key].num_classes or 1
+  label = lambda num: np.arange(num) % num_classes
+  made = source.make_splits(
+    *((source.blank(num, shape, in_memory), label(num)) for num in sizes),
+    where=('declared train', 'declared test'),
+    class_names=names,
+    num_classes=num_classes,
+  )
+  if attribute_key:
+    values = _names(known[attribute_key], attribute_key)
+    made = source.with_attributes(
+      made,
+      tuple(np.arange(num) // num_classes % len(values) for num in sizes),
+      values,
+      where=(f'declared {attribute_key}',) * 2,
+    )
+  if _COARSE not in known:
+    return made
+  coarse = tuple(features[_COARSE].names)
+  return source.Splits(
+    *(
+      dataclasses.replace(
+        split,
+        concepts=split.labels * len(coarse) // num_classes,
+        concept_names=coarse,
+      )
+      for split in made
     )
   )
 
@@ -172,13 +240,13 @@ def find(data_set: str, data_dir: str = '') -> Any | None:
     ) from error
 
 
-def _prepare(data_set: str, data_dir: str) -> Any:
-  """Downloads and prepares a set, or says at once why not."""
+def _known(data_set: str, data_dir: str) -> type:
+  """The builder's class of a set that tfds knows."""
   import tensorflow_datasets as tfds
 
   where = folder(data_dir)
   try:
-    cls = tfds.builder_cls(data_set)
+    return tfds.builder_cls(data_set)
   except (tfds.core.DatasetNotFoundError, ValueError) as error:
     name = data_set.partition(':')[0].partition('/')[0]
     known = tfds.list_builders(with_community_datasets=False)
@@ -188,6 +256,14 @@ def _prepare(data_set: str, data_dir: str) -> Any:
       ' to tensorflow-datasets'
       + (f'; close names: {", ".join(close)}' if close else '')
     ) from error
+
+
+def _prepare(data_set: str, data_dir: str) -> Any:
+  """Downloads and prepares a set, or says at once why not."""
+  import tensorflow_datasets as tfds
+
+  where = folder(data_dir)
+  cls = _known(data_set, data_dir)
   command = (
     'python -c "import tensorflow_datasets as tfds;'
     f' tfds.data_source({data_set!r}, data_dir={where!r})"'
@@ -317,6 +393,15 @@ def _labels(
   return found
 
 
+def _check_attribute(attribute_key: str, known: dict[str, Any]) -> None:
+  """Raises unless the set has that attribute, or none is asked for."""
+  if attribute_key and attribute_key not in known:
+    raise ConfigError(
+      f'data.kw.attribute_key={attribute_key!r}: features that would do are'
+      f' {", ".join(sorted(known)) or "none"}'
+    )
+
+
 def _names(feature, key: str) -> tuple[str, ...]:
   """Names of the classes of a feature, as far as it has any."""
   if not hasattr(feature, 'names'):  # A truth value.
@@ -374,26 +459,9 @@ def _read(
   """Lazy images of a split, and its labels by feature."""
   import tensorflow_datasets as tfds
 
-  features = builder.info.features
-  feature = features[image_key]
+  feature = builder.info.features[image_key]
   encoded = isinstance(feature, tfds.features.Image)
-  if feature.np_dtype != np.uint8:
-    raise DataError(f'{where}: {image_key} is {feature.np_dtype}, not uint8')
-  height, width, channels = feature.shape
-  if channels is None:
-    channels = 3
-  if image_size and encoded:
-    height = width = image_size
-  elif image_size and (height, width) != (image_size, image_size):
-    raise ConfigError(
-      f'data.kw.image_size={image_size}: {image_key} is a plain array of'
-      f' {height}x{width}'
-    )
-  if height is None or width is None:
-    raise ConfigError(
-      f'data.kw.image_size=0: images of {where} vary in size;'
-      ' give the size to resize to'
-    )
+  shape = _image_shape(feature, image_key, image_size, where)
   skip = tfds.decode.SkipDecoding()
   try:
     data_source = builder.as_data_source(
@@ -424,11 +492,37 @@ def _read(
   images = _TfdsImages(
     data_source,
     image_key,
-    (num, height, width, channels),
+    (num, *shape),
     image_size,
     f'{where}: {split}',
   )
   return images, ids
+
+
+def _image_shape(
+  feature, image_key: str, image_size: int, where: str
+) -> tuple[int, int, int]:
+  """Height, width and channels of all images, once resized."""
+  import tensorflow_datasets as tfds
+
+  if feature.np_dtype != np.uint8:
+    raise DataError(f'{where}: {image_key} is {feature.np_dtype}, not uint8')
+  height, width, channels = feature.shape
+  if channels is None:
+    channels = 3
+  if image_size and isinstance(feature, tfds.features.Image):
+    height = width = image_size
+  elif image_size and (height, width) != (image_size, image_size):
+    raise ConfigError(
+      f'data.kw.image_size={image_size}: {image_key} is a plain array of'
+      f' {height}x{width}'
+    )
+  if height is None or width is None:
+    raise ConfigError(
+      f'data.kw.image_size=0: images of {where} vary in size;'
+      ' give the size to resize to'
+    )
+  return height, width, channels
 
 
 def _records(data_source, indices: list[int], where: str) -> list[dict]:

@@ -1,6 +1,6 @@
 """Accuracy under projected gradient descent through the whole network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -81,26 +81,9 @@ def evaluate(
   source = data.test.take(chosen)
   batch_size = min(encoder.batch_size, len(chosen))
 
-  def attacked(variables, images, labels, ids, radius):
-    images = augment.to_float(images)
-
-    def loss_fn(x):
-      logits, _ = encoder.apply(variables, x)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-    adv = attacks.pgd(
-      loss_fn,
-      attack_key,
-      images,
-      epsilon=radius,
-      step_size=step_size,
-      num_steps=num_steps,
-      norm=norm,
-      example_ids=ids,
-    )
-    predict = lambda x: jnp.argmax(encoder.apply(variables, x)[0], axis=-1)
-    return adv, predict(images), predict(adv)
-
+  attacked = program(
+    encoder, attack_key, step_size=step_size, num_steps=num_steps, norm=norm
+  )
   rows = (source.images, source.labels, chosen)
   adv, clean_predicted, adv_predicted = encoder.map_batches(
     attacked,
@@ -146,3 +129,48 @@ def evaluate(
   yield from pictures.figures(
     'figure/examples', source, shown, adv, clean_predicted, adv_predicted
   )
+
+
+def program(
+  encoder: Encoder,
+  key: jax.Array,
+  *,
+  step_size: float,
+  num_steps: int,
+  norm: str = 'linf',
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+  """What `evaluate` maps over batches.
+
+  Args:
+    encoder: The network; its variables are not read.
+    key: Of the random starts.
+    step_size: Of each step.
+    num_steps: Gradient steps.
+    norm: linf, l2 or l1.
+
+  Returns:
+    ``(variables, images [B, H, W, C], labels [B], ids [B], radius [B]) ->
+    (attacked images, predictions before, predictions after)``.
+  """
+
+  def attacked(variables, images, labels, ids, radius):
+    images = augment.to_float(images)
+
+    def loss_fn(x):
+      logits, _ = encoder.apply(variables, x)
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    adv = attacks.pgd(
+      loss_fn,
+      key,
+      images,
+      epsilon=radius,
+      step_size=step_size,
+      num_steps=num_steps,
+      norm=norm,
+      example_ids=ids,
+    )
+    predict = lambda x: jnp.argmax(encoder.apply(variables, x)[0], axis=-1)
+    return adv, predict(images), predict(adv)
+
+  return attacked

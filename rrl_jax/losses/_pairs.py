@@ -14,6 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from rrl_jax import target
 from rrl_jax.losses import _ring, _tiles
 
 
@@ -71,7 +72,7 @@ def terms(
 
 def default_tile_size(num_rows: int) -> int:
   """Rows of a tile, a compromise of speed and memory for this backend."""
-  largest = 256 if jax.default_backend() == 'cpu' else 1024
+  largest = 256 if target.platform() == 'cpu' else 1024
   if num_rows <= largest:
     return num_rows
   # The last tile is to be nearly full.

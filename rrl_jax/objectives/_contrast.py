@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from rrl_jax import losses, typing
+from rrl_jax import losses, target, typing
 from rrl_jax.objectives import _classification, _teacher
 
 BASES = ('simclr', 'byol', 'supcon', 'cross_entropy')
@@ -27,9 +28,62 @@ class Base(NamedTuple):
 
 
 def two_views(batch: typing.Batch) -> jax.Array:
-  """Both views of each image, ``[2 B, H, W, C]``, first all first views."""
+  """Both views of each image, ``[2 B, H, W, C]``, as `join` orders them."""
   views = batch['views']
-  return jnp.concatenate([views[:, 0], views[:, 1]])
+  return join(views[:, 0], views[:, 1])
+
+
+def join(*views: jax.Array) -> jax.Array:
+  """Rows of several views, ``[V B, ...]``: first all first views.
+
+  On a mesh that is so on each device, with the rows that it has: none moves.
+
+  Args:
+    *views: Each ``[B, ...]``, the same images in the same order.
+  """
+  blocks = _num_blocks()
+  if blocks == 1:
+    return jnp.concatenate(views)
+  shape = views[0].shape[1:]
+  cut = [view.reshape(blocks, -1, *shape) for view in views]
+  return jnp.concatenate(cut, axis=1).reshape(-1, *shape)
+
+
+def split(rows: jax.Array, num_views: int = 2) -> list[jax.Array]:
+  """The views ``[B, ...]`` that `join` put together."""
+  blocks = _num_blocks()
+  if blocks == 1:
+    return jnp.split(rows, num_views)
+  cut = rows.reshape(blocks, num_views, -1, *rows.shape[1:])
+  return [
+    cut[:, view].reshape(-1, *rows.shape[1:]) for view in range(num_views)
+  ]
+
+
+def compare(loss_fn: Callable[..., jax.Array], *rows: jax.Array) -> jax.Array:
+  """A loss that compares each row with all others, one value a row.
+
+  On a mesh each device keeps its rows, and those of the others pass by.
+
+  Args:
+    loss_fn: ``(*rows, axis_name=None) -> [N]``, as those of `losses`.
+    *rows: Embeddings, labels and the like, each with N rows.
+  """
+  mesh = target.mesh()
+  if _num_blocks() == 1:
+    return loss_fn(*rows)
+  return jax.shard_map(
+    functools.partial(loss_fn, axis_name='data'),
+    mesh=mesh,
+    in_specs=PartitionSpec('data'),
+    out_specs=PartitionSpec('data'),
+  )(*rows)
+
+
+def _num_blocks():
+  """Over how many devices the rows are split."""
+  mesh = target.mesh()
+  return 1 if mesh is None else mesh.shape['data']
 
 
 def base(
@@ -64,7 +118,7 @@ def base(
       params, model_state, images, train=True
     )
     if name == 'cross_entropy':
-      labels = jnp.concatenate([labels, labels])
+      labels = join(labels, labels)
       loss = jnp.mean(_classification.cross_entropy(logits, labels))
       metrics = _classification.metrics(logits, labels)
     else:
@@ -73,19 +127,17 @@ def base(
       if name == 'simclr':
         loss = infonce(embeddings, temperature)
       elif name == 'supcon':
-        loss = jnp.mean(
-          losses.supervised_contrastive(
-            embeddings,
-            jnp.concatenate([labels, labels]),
-            instance_ids(embeddings),
-            temperature=temperature,
-          )
+        supervised = functools.partial(
+          losses.supervised_contrastive, temperature=temperature
         )
+        both = join(labels, labels)
+        ids = instance_ids(embeddings)
+        loss = jnp.mean(compare(supervised, embeddings, both, ids))
       else:
-        (_, target), teacher = _teacher.forward(
+        (_, followed), teacher = _teacher.forward(
           apply_fn, aux_state['teacher'], images, train=True
         )
-        loss = prediction_error(out, target)
+        loss = prediction_error(out, followed)
         aux_state = aux_state | {
           'teacher': _teacher.follow(teacher, params, momentum)
         }
@@ -105,27 +157,35 @@ def base(
 
 
 def instance_ids(embeddings: jax.Array, num_views: int = 2) -> jax.Array:
-  """The image of each row, ``[V B]``, where all first views come first."""
-  return jnp.arange(len(embeddings)) % (len(embeddings) // num_views)
+  """The image of each row, ``[V B]``, where `join` put the views together."""
+  ids = jnp.arange(len(embeddings) // num_views)
+  return join(*[ids] * num_views)
 
 
 def infonce(
   embeddings: jax.Array, temperature: float, num_views: int = 2
 ) -> jax.Array:
-  """Mean InfoNCE of unit rows ``[V B, D]``, all first views first."""
-  ids = instance_ids(embeddings, num_views)
-  return jnp.mean(losses.infonce(embeddings, ids, temperature=temperature))
+  """Mean InfoNCE of unit rows ``[V B, D]``, as `join` orders them."""
+  return jnp.mean(anchor_infonce(embeddings, temperature, num_views))
 
 
-def prediction_error(out, target) -> jax.Array:
+def anchor_infonce(
+  embeddings: jax.Array, temperature: float, num_views: int = 2
+) -> jax.Array:
+  """The same of each row, ``[V B]``."""
+  loss_fn = functools.partial(losses.infonce, temperature=temperature)
+  return compare(loss_fn, embeddings, instance_ids(embeddings, num_views))
+
+
+def prediction_error(out, followed) -> jax.Array:
   """``2 - 2 cos`` between each embedding of the teacher and its prediction.
 
   The prediction is made from the other view; the mean is over both views.
   """
   predicted = losses.l2_normalize(out['prediction'])
-  first, second = jnp.split(losses.l2_normalize(target['embedding']), 2)
-  target = jnp.concatenate([second, first])
-  return jnp.mean(2 - 2 * jnp.sum(predicted * target, axis=-1))
+  first, second = split(losses.l2_normalize(followed['embedding']))
+  expected = join(second, first)
+  return jnp.mean(2 - 2 * jnp.sum(predicted * expected, axis=-1))
 
 
 def geometry(embeddings: jax.Array) -> typing.Metrics:
@@ -134,7 +194,7 @@ def geometry(embeddings: jax.Array) -> typing.Metrics:
   They are equal when everything has collapsed to one point.
   """
   embeddings = jax.lax.stop_gradient(embeddings)
-  first, second = jnp.split(embeddings, 2)
+  first, second = split(embeddings)
   return {
     'view_cosine': jnp.mean(jnp.sum(first * second, axis=-1)),
     'mean_cosine': jnp.sum(jnp.square(jnp.mean(embeddings, axis=0))),

@@ -87,12 +87,12 @@ def make(
     if momentum is None:
       (_, out), model_state = apply_fn(params, model_state, images, **kw)
       return losses.l2_normalize(out['embedding']), model_state, aux_state
-    first, second = jnp.split(images, 2)
+    first, second = _contrast.split(images)
     (_, out), model_state = apply_fn(params, model_state, first, **kw)
     (_, target), teacher = _teacher.forward(
       apply_fn, aux_state['teacher'], second, **kw
     )
-    both = jnp.concatenate([out['embedding'], target['embedding']])
+    both = _contrast.join(out['embedding'], target['embedding'])
     return losses.l2_normalize(both), model_state, {'teacher': teacher}
 
   def attacked(params, model_state, aux_state, images, key):
@@ -104,20 +104,16 @@ def make(
       if momentum is None:
         embeddings, _, _ = embed(*frozen, aux_state, points, **kw)
       else:  # The teacher's weights too see the moved images.
-        first, second = jnp.split(points, 2)
+        first, second = _contrast.split(points)
         teacher = jax.lax.stop_gradient(aux_state['teacher'])
         (_, out), _ = apply_fn(*frozen, first, **kw)
         (_, target), _ = apply_fn(
           teacher['params'], teacher['model_state'], second, **kw
         )
         embeddings = losses.l2_normalize(
-          jnp.concatenate([out['embedding'], target['embedding']])
+          _contrast.join(out['embedding'], target['embedding'])
         )
-      return losses.infonce(
-        embeddings,
-        _contrast.instance_ids(embeddings),
-        temperature=temperature,
-      )
+      return _contrast.anchor_infonce(embeddings, temperature)
 
     return ascend(loss_fn, key, images)
 

@@ -76,18 +76,16 @@ def make(
     fixed = embed(second)
 
     def loss_fn(points):
-      both = jnp.concatenate([embed(points), fixed])
-      anchor_losses = losses.infonce(
-        both, _contrast.instance_ids(both), temperature=temperature
-      )
-      return jnp.sum(jnp.stack(jnp.split(anchor_losses, 2)), axis=0)
+      both = _contrast.join(embed(points), fixed)
+      anchor_losses = _contrast.anchor_infonce(both, temperature)
+      return jnp.sum(jnp.stack(_contrast.split(anchor_losses)), axis=0)
 
     return ascend(loss_fn, key, first)
 
   def loss_fn(params, model_state, aux_state, batch, key, step):
     del step
     images = _contrast.two_views(batch)
-    first, second = jnp.split(images, 2)
+    first, second = _contrast.split(images)
     moved = attacked(params, model_state, first, second, key)
     (_, out), model_state = apply_fn(params, model_state, images, train=True)
     (_, moved_out), model_state = apply_fn(
@@ -95,12 +93,12 @@ def make(
     )
     clean = losses.l2_normalize(out['embedding'])
     adversarial = losses.l2_normalize(moved_out['embedding'])
-    three = jnp.concatenate([clean, adversarial])
+    clean_views = _contrast.split(clean)
+    three = _contrast.join(*clean_views, adversarial)
     # infonce takes the mean over an anchor's positives, of which there are two.
     three_views = 2 * _contrast.infonce(three, temperature, num_views=3)
-    second_views = jnp.split(clean, 2)[1]
     attacked_pair = _contrast.infonce(
-      jnp.concatenate([adversarial, second_views]), temperature
+      _contrast.join(adversarial, clean_views[1]), temperature
     )
     return three_views + beta * attacked_pair, (
       model_state,

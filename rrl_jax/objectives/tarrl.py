@@ -169,11 +169,12 @@ def make(
     # The very graph that training differentiates, so that XLA merges the two.
     slope = jax.grad(
       lambda points: base_fn.loss_fn(*frozen, points, labels)[0]
-    )(images)[: len(labels)]
+    )(images)
+    slope = _contrast.split(slope)[0]
     return attacks.pgd(
       lambda points: jnp.sum(points * slope, axis=(1, 2, 3)),
       None,
-      images[: len(labels)],
+      _contrast.split(images)[0],
       epsilon=epsilon,
       step_size=epsilon,
       num_steps=1,
@@ -188,8 +189,8 @@ def make(
       *before, images, labels
     )
     if strength:
-      first = images[: len(labels)]
-      clean = pick(logits, out)[: len(labels)]
+      first = _contrast.split(images)[0]
+      clean = _contrast.split(pick(logits, out))[0]
       if attack == 'shift':
         moved = furthest(params, before[1], first, clean, key)
       else:

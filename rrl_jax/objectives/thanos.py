@@ -14,6 +14,7 @@ References:
 """
 
 from collections.abc import Sequence
+import functools
 import math
 
 import jax
@@ -178,27 +179,28 @@ def make(
   def terms(embeddings, labels):
     """Supervised, class-conditional and InfoNCE term, each ``[anchors]``."""
     if view_pairs == 'one':
-      contrast, anchor = jnp.split(embeddings, 2)
+      contrast, anchor = _contrast.split(embeddings)
       cosines = _one_pair.similarities(anchor, contrast, by_column=column_norms)
       return _one_pair.terms(
         cosines / temperature, labels, numerator_clip=numerator_clip
       )
-    ids = jnp.tile(jnp.arange(len(labels)), 2)
-    labels = jnp.concatenate([labels, labels])
+    ids = _contrast.instance_ids(embeddings)
+    labels = _contrast.join(labels, labels)
     rows = losses.l2_normalize(embeddings)
-    supervised = losses.supervised_contrastive(
-      rows,
-      labels,
-      ids,
+    supervised = functools.partial(
+      losses.supervised_contrastive,
       temperature=temperature,
       denominator=denominator,
       numerator_clip=numerator_clip,
     )
-    conditional = losses.class_conditional_infonce(
-      rows, labels, ids, temperature=temperature
+    conditional = functools.partial(
+      losses.class_conditional_infonce, temperature=temperature
     )
-    plain = losses.infonce(rows, ids, temperature=temperature)
-    return supervised, conditional, plain
+    return (
+      _contrast.compare(supervised, rows, labels, ids),
+      _contrast.compare(conditional, rows, labels, ids),
+      _contrast.anchor_infonce(rows, temperature),
+    )
 
   def contrast_loss(embeddings, labels):
     """The contrastive part and its terms."""
@@ -207,7 +209,9 @@ def make(
     loss = metrics['supervised']
     if 'spread' in parts:
       by_class = jnp.asarray(alphas(len(labels)), supervised.dtype)
-      share = jnp.tile(by_class[labels], len(supervised) // len(labels))
+      share = by_class[labels]
+      if len(supervised) > len(labels):
+        share = _contrast.join(share, share)
       loss = jnp.mean((1 - share) * supervised + share * conditional)
       metrics['class_conditional'] = jnp.mean(conditional)
     loss = contrastive * loss
@@ -242,7 +246,7 @@ def make(
   def loss_fn(params, model_state, aux_state, batch, key, step):
     del key, step
     images, labels = _contrast.two_views(batch), batch['label']
-    both = jnp.concatenate([labels, labels])
+    both = _contrast.join(labels, labels)
     (logits, out), model_state = apply_fn(
       params, model_state, images, train=True, labels=both
     )

@@ -1,6 +1,6 @@
 """From a config to the parts of a run, every field checked before any work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import importlib.util
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from rrl_jax import data as data_lib
-from rrl_jax import evals, models, objectives, typing
+from rrl_jax import evals, models, objectives, target, typing
 from rrl_jax.data import augment, pipeline
 from rrl_jax.data import groups as groups_lib
 from rrl_jax.errors import ConfigError
@@ -161,7 +161,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
+def load_data(
+  config: ml_collections.ConfigDict, *, shapes_only: bool = False, **changes
+) -> data_lib.Splits:
   """The source that ``config.data`` names, with some of its fields changed."""
   fields = config.data.to_dict() | changes
   kw = fields['kw']
@@ -176,6 +178,7 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
     groups=_given(fields['groups']),
     noise=_given(fields['noise']),
     abnormal=_given(fields['abnormal']),
+    shapes_only=shapes_only,
     **_given(kw),
   )
   if fields['validation']:
@@ -186,15 +189,26 @@ def load_data(config: ml_collections.ConfigDict, **changes) -> data_lib.Splits:
   return splits
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(
+  config: ml_collections.ConfigDict,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+  shapes_only: bool = False,
+) -> Experiment:
   """Checks the config, loads the data and puts the parts together.
+
+  Args:
+    config: The config.
+    devices: What the mesh is made of; None for the devices of this job.
+    shapes_only: Whether images of the right shape will do, for programs that
+      are compiled and not run; see `data.load`. Target tasks are left out.
 
   Raises:
     ConfigError: A field is wrong.
     DataError: The data cannot be used.
   """
   check(config)
-  mesh = sharding.make_mesh(config.mesh.data)
+  mesh = sharding.make_mesh(config.mesh.data, devices)
   if config.batch_size % mesh.size:
     raise ConfigError(
       f'batch_size={config.batch_size} does not divide by'
@@ -205,12 +219,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       f'batch_size={config.batch_size} does not divide by {mesh.size} devices'
       f' times micro_batches={config.micro_batches}'
     )
-  data = load_data(config)
+  data = load_data(config, shapes_only=shapes_only)
   evals.check_data([*config.evals, *config.interim_evals], data.train)
   for asked in (config.evals, config.interim_evals):
     evals.check_test(asked.to_dict(), data.test)
   tasks = tuple(
-    evals.Task(name, *_target(config, name)) for name in config.transfer
+    evals.Task(name, *_target(config, name))
+    for name in (() if shapes_only else config.transfer)
   )
   train = data.train
   for task in tasks:
@@ -280,6 +295,19 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   except (TypeError, ValueError) as error:
     text = ' '.join(str(error).split())
     raise ConfigError(f'images of shape {train.image_shape}: {text}') from error
+  step_fn = step_lib.make(
+    objective,
+    tx,
+    key=jax.random.fold_in(root, 1),
+    prepare=prepare,
+    ema_decay=config.optim.ema_decay,
+    micro_batches=config.micro_batches,
+  )
+
+  def step(state, batch):
+    with target.spread_over(mesh):
+      return step_fn(state, batch)
+
   return Experiment(
     config=config,
     mesh=mesh,
@@ -290,14 +318,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     objective=objective,
     tx=tx,
     total_steps=total_steps,
-    step=step_lib.make(
-      objective,
-      tx,
-      key=jax.random.fold_in(root, 1),
-      prepare=prepare,
-      ema_decay=config.optim.ema_decay,
-      micro_batches=config.micro_batches,
-    ),
+    step=step,
     init=lambda key: init(jax.random.fold_in(key, 0)),
   )
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrl_jax import typing
+from rrl_jax import target, typing
 from rrl_jax.train.state import TrainState
 
 Init = Callable[[jax.Array], TrainState]
@@ -167,7 +167,7 @@ def _accumulate(objective, micro_batches, state, batch, key):
   )
   start = jnp.full((), -jnp.inf), nothing, state.model_state, state.aux_state
   # XLA's convolutions crawl inside loops on the CPU.
-  unroll = micro_batches if jax.default_backend() == 'cpu' else 1
+  unroll = micro_batches if target.platform() == 'cpu' else 1
   (total, (loss, grads), model_state, aux_state), metrics = jax.lax.scan(
     add, start, parts, unroll=unroll
   )
