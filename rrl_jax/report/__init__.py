@@ -50,8 +50,10 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   """Everything the template shows."""
   from rrl_jax.report import (
     _calibration,
+    _corruption,
     _figures,
     _groups,
+    _indicators,
     _label_noise,
     _maps,
     _robust_probe,
@@ -95,16 +97,23 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   reliability, reliability_gap = _calibration.diagram(arrays)
   probes, in_probes = _robust_probe.part(measured, arrays)
   by_group, in_groups = _groups.part(measured, arrays)
+  indicators, in_indicators = _indicators.part(measured, arrays)
+  corruption, in_corruption = _corruption.part(measured, arrays)
   content = {
     'title': _title(config, workdir),
     'facts': _facts(config, results),
     'config': _files.pretty(config),
     'config_gap': no_config,
     'highlights': _results.highlights(measured),
-    'groups': _results.groups(measured, in_probes | in_groups),
+    'groups': _results.groups(
+      measured, in_probes | in_groups | in_indicators | in_corruption
+    ),
     'results_gap': no_results or _gap(measured, 'results.json', 'number'),
     'protocols_gap': no_protocols,
     'probes': probes,
+    'indicators': indicators,
+    'corruption': corruption,
+    'trained': not _files.dig(config, 'features'),
     'noise': [figure for figure in noise if figure],
     'noise_gap': emphasis_gap,
     'noise_key': _label_noise.key(arrays, rates) if rates else [],
@@ -134,7 +143,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   content['absent'] = {
     part: content[f'{part}_gap']
     for part in ('concepts', 'concept_figures', 'pairs', 'map')
-    if ' holds no ' in content[f'{part}_gap']
+    if ' holds no ' in content[f'{part}_gap'] or not content['trained']
   }
   return content
 
@@ -146,6 +155,9 @@ def _gap(found: Any, file: str, what: str) -> str:
 
 def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
   """'HRO on digits', or the folder's name."""
+  features = _files.dig(config, 'features')
+  if features:
+    return f'Features of {pathlib.Path(str(features)).name}'
   objective = _files.dig(config, 'objective.name')
   data = _files.dig(config, 'data.name')
   if not objective or not data:
@@ -159,6 +171,9 @@ def _facts(
 ) -> list[tuple[str, str]]:
   """What one needs to know to read the numbers."""
   rows = []
+  features = _files.dig(config, 'features')
+  if features:  # Nothing of what a config says of training was looked at.
+    return [('Features', str(features))]
   for label, field in (
     ('Objective', 'objective'),
     ('Data', 'data'),

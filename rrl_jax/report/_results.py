@@ -75,7 +75,21 @@ _GROUPS = {  # Prefix -> (title, what its numbers are).
     'features of each class, for which no group label was read.',
   ),
   'coarse_to_fine': ('From coarse to fine labels', ''),
-  'indicators': ('Indicators', ''),
+  'corruption': (
+    'Common corruptions',
+    'Test images under noise, blur, weather and the like. Each corruption and '
+    'severity stands further below.',
+  ),
+  'shifted': (
+    'Foretold without labels of the corrupted images',
+    'Estimates and scores of each set of corrupted images, on average. The '
+    'first two estimate its accuracy; the others only rank.',
+  ),
+  'indicators': (
+    'Indicators of robustness, from clean features',
+    'How well clusters of the features agree with the classes. None of it is '
+    'an accuracy under shift. All of them stand further below.',
+  ),
 }
 
 
@@ -143,7 +157,7 @@ def _unit(name, values):
     return 'number'
   if what.endswith(('_loss', 'bound')) or what == 'slack':
     return 'nats'
-  if name == 'noise/estimate_error':
+  if name in ('noise/estimate_error', 'corruption/accuracy_drop'):
     return 'points'
   if not 0 <= min(values) <= max(values) <= 1:
     return 'number'
@@ -175,9 +189,12 @@ def _label(name: str) -> str:
   task, slash, what = (rest or name).rpartition('/')
   words = what.replace('_', ' ').replace('knn', 'kNN').replace('svm', 'SVM')
   words = words.replace('pgd', 'PGD-').replace('auto attack', 'AutoAttack')
+  words = words.replace('kmeans', 'k-means')
   if slash:
     return f'{task}: {words}'
-  return words if words.startswith('kNN') else words[:1].upper() + words[1:]
+  if words.startswith(('kNN', 'k-means')):
+    return words
+  return words[:1].upper() + words[1:]
 
 
 def _detection(name):
@@ -200,6 +217,10 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     'test/balanced_concept_accuracy',
     'groups/worst_accuracy',
     'coarse_to_fine/linear_probe_accuracy',
+    'indicators/clean_accuracy',
+    'indicators/kmeans_accuracy',
+    'indicators/multicut_accuracy',
+    'corruption/mean_accuracy',
     'test/noise_accuracy',
     *attacked[:1],
     'fit/flipped_accuracy',
