@@ -293,9 +293,13 @@ def _study(config, root):
 
 def _pool(config, root):
   """Trains and evaluates models, says what tells their robustness."""
+  import jax
+
+  from rrl_jax import report
   from rrl_jax.studies import pool
 
-  pool.run(config, root, _overrides())
+  if pool.run(config, root, _overrides()) and jax.process_index() == 0:
+    print(f'report: {report.build_pool(root)}')
 
 
 def _report(root, measurements):
@@ -385,4 +389,7 @@ def _say(message, code):
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  code = main(sys.argv)
+  if code:  # What a failed run has registered to do at exit would fail too.
+    sys.stdout.flush()
+    os._exit(code)

@@ -62,10 +62,10 @@ def pool(models, *, train_only):
     'evals': {
       'accuracy': {'train_examples': 0},
       'indicators': {},
-      'corruption': {},
+      'corruption': {'num_examples': 5000},
     },
     'targets': ('corruption/mean_accuracy', 'corruption/relative_accuracy'),
-    'control': 'indicators/clean_accuracy',  # Known anyway, held fixed.
+    'control': 'test/accuracy',  # Known anyway, held fixed.
     'combination': (  # Fitted together.
       'indicators/kmeans_accuracy',
       'indicators/multicut_accuracy',

@@ -7,7 +7,7 @@ from typing import Any
 
 from rrl_jax.report import _files, _results
 
-__all__ = ['build']
+__all__ = ['build', 'build_pool']
 
 _MAX_ROWS = 60  # Concepts listed one by one.
 
@@ -27,9 +27,35 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
   Returns:
     Path of the page.
   """
-  import jinja2  # With Matplotlib in _figures, slow to import.
-
   workdir = pathlib.Path(workdir)
+  return _write(workdir, 'page.html', _content(workdir))
+
+
+def build_pool(root: str | os.PathLike) -> pathlib.Path:
+  """Writes ``report/index.html`` into the folder of a pool of models.
+
+  The page is self-contained, as that of a run; it reads table.json alone.
+
+  Args:
+    root: The pool's folder.
+
+  Returns:
+    Path of the page.
+  """
+  from rrl_jax.report import _pool
+
+  root = pathlib.Path(root)
+  table, gap = _files.read_json(root / 'table.json')
+  content = _pool.content(table, gap, root.resolve().name)
+  return _write(root, 'pool.html', content)
+
+
+def _write(
+  folder: pathlib.Path, template: str, content: Mapping[str, Any]
+) -> pathlib.Path:
+  """Renders a template into a folder's report."""
+  import jinja2  # With Matplotlib in the drawings, slow to import.
+
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('rrl_jax.report', '.'),
     autoescape=True,
@@ -37,8 +63,8 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
   )
-  page = environment.get_template('page.html').render(_content(workdir))
-  path = workdir / 'report' / 'index.html'
+  page = environment.get_template(template).render(content)
+  path = folder / 'report' / 'index.html'
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix('.partial')
   partial.write_text(page, encoding='utf-8')

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -14,8 +14,8 @@ import numpy as np
 
 from rrl_jax import evals, train
 from rrl_jax.errors import ConfigError, DataError
-from rrl_jax.studies import pool_table
-from rrl_jax.train import experiment
+from rrl_jax.studies import association, feature_member, pool_table
+from rrl_jax.train import evaluation, experiment, multihost
 from rrl_jax.train import workdir as workdir_lib
 
 FIELDS = (
@@ -25,7 +25,6 @@ FIELDS = (
 # Fields of data that decide which images and classes a model is tested on.
 _TESTED = ('name', 'kw', 'classes', 'coarse', 'split_seed', 'groups')
 _TRAINING_EVALS = {'accuracy': {'train_examples': 0}}
-_MIN_MODELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,9 @@ class Member:
     kept = {
       name: value
       for name, value in fields.items()
-      if name.split('.')[-1] != 'seed' and not name.startswith('evals.')
+      if value is not None
+      and name.split('.')[-1] != 'seed'
+      and not name.startswith('evals.')
     }
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -60,7 +61,7 @@ class Member:
 
 def run(
   config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
-) -> None:
+) -> bool:
   """Trains the models of a pool, evaluates all of them, and relates the two.
 
   First every model is trained, with its accuracy as the only evaluation; with
@@ -75,6 +76,9 @@ def run(
       own folders stay as they are.
     overrides: Fields that the command line changed, for the record.
 
+  Returns:
+    Whether models were evaluated and table.json was written.
+
   Raises:
     ConfigError: A field does not exist or is wrong, or models are tested on
       different data.
@@ -84,6 +88,9 @@ def run(
   pool = config.pool
   root = pathlib.Path(root)
   members = members_of(pool, root)
+  files = [feature_member.read(path) for path in pool.features]
+  _check_names([m.name for m in members] + [each.name for each in files])
+  _check_number(pool, members, files)
   workdir_lib.Workdir(root).check_owner(config)
   workdir_lib.Workdir(root).claim(config, overrides)
   for i, member in enumerate(members):
@@ -91,34 +98,69 @@ def run(
       _train(member, f'{i + 1}/{len(members)}')
   if pool.train_only:
     print(f'{root}: {len(members)} models are trained')
-    return
-  measured = {}
+    return False
+  asked = _cached(pool.evals.to_dict(), root)
+  models = {}
   for i, member in enumerate(members):
-    measured[member.name] = _measure(
-      member, pool.evals.to_dict(), f'{i + 1}/{len(members)}'
+    found = _measure(member, asked, f'{i + 1}/{len(members)}')
+    models[member.name] = Model(
+      member.recipe, member.source, found, _figures(member.folder)
     )
+  for each in files:
+    found = each.measure(
+      asked.get('indicators', {}), control=pool.control, target=pool.targets[0]
+    )
+    models[each.name] = Model(each.name, each.path, *found)
   if jax.process_index() == 0:
-    table = _table(pool, members, measured)
+    table = _table(pool, models)
     workdir_lib.write_json(root / 'table.json', table)
     text = pool_table.to_markdown(table)
     workdir_lib.write_bytes(root / 'table.md', text.encode())
     print(text)
+  return True
 
 
-def _table(pool, members, measured):
+class Model(NamedTuple):
+  """What was found of a model.
+
+  Attributes:
+    recipe: Shared with models that are not independent of it.
+    source: Where it comes from, or None.
+    measurements: By name.
+    figures: Arrays by name.
+  """
+
+  recipe: str
+  source: pathlib.Path | None
+  measurements: dict[str, evals.Measurement]
+  figures: dict[str, np.ndarray]
+
+
+def _cached(config_evals, root):
+  """The evaluations, told to keep corrupted images for the next model."""
+  corruption = config_evals.get('corruption')
+  if corruption is not None and not corruption.get('cache'):
+    cache = {'cache': str(root.absolute() / 'corrupted')}
+    config_evals = config_evals | {'corruption': corruption | cache}
+  return config_evals
+
+
+def _table(pool, models):
   """All that the pool shows, as plain data."""
   results = [
-    {name: each.value for name, each in measured[m.name].items()}
-    for m in members
+    {name: each.value for name, each in model.measurements.items()}
+    | pool_table.sweep(model.figures)
+    for model in models.values()
   ]
   wanted = ('test/', 'indicators/', 'corruption/', 'shifted/')
+  finite = lambda value: float(value) if np.isfinite(value) else None
   return {
     'control': pool.control,
     'combination': list(pool.combination),
     'targets': {
       target: pool_table.relate(
         results,
-        [member.recipe for member in members],
+        [model.recipe for model in models.values()],
         target=target,
         control=pool.control,
         combination=list(pool.combination),
@@ -128,23 +170,23 @@ def _table(pool, members, measured):
       for target in pool.targets
     },
     'models': {
-      member.name: {
-        'recipe': member.recipe,
-        'source': member.source and str(member.source),
+      name: {
+        'recipe': model.recipe,
+        'source': model.source and str(model.source),
         'results': {
-          name: {
-            end: getattr(each, end) if np.isfinite(getattr(each, end)) else None
-            for end in ('value', 'low', 'high')
+          field: {
+            end: finite(getattr(each, end)) for end in ('value', 'low', 'high')
           }
-          for name, each in measured[member.name].items()
-          if name.startswith(wanted) and np.isfinite(each.value)
+          for field, each in model.measurements.items()
+          if field.startswith(wanted) and np.isfinite(each.value)
         },
       }
-      for member in members
+      for name, model in models.items()
     },
     'agreement_on_the_line': pool_table.agreement_on_the_line(
-      {member.name: _figures(member.folder) for member in members}
+      {name: model.figures for name, model in models.items()}
     ),
+    'estimates': pool_table.estimates(results),
   }
 
 
@@ -156,7 +198,9 @@ def _figures(folder):
       return {
         name.removeprefix('figure/'): found[name]
         for name in found.files
-        if name.removeprefix('figure/').startswith(('corruption_', 'clean_'))
+        if name.removeprefix('figure/').startswith(
+          ('corruption_', 'clean_', 'indicator_')
+        )
       }
   except (OSError, ValueError) as error:
     raise DataError(f'{path} cannot be read: {error}') from error
@@ -168,7 +212,7 @@ def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
   Raises:
     ConfigError: A field does not exist or is wrong, or models are tested on
       different data.
-    DataError: Too few models, or a folder without a checkpoint.
+    DataError: A folder without a checkpoint, or data that cannot be used.
   """
   for field in FIELDS:
     if field not in pool:
@@ -176,6 +220,11 @@ def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
   for field in pool:
     if field not in FIELDS:
       raise ConfigError(f'pool.{field} is unknown; fields: {", ".join(FIELDS)}')
+  if not pool.targets or isinstance(pool.targets, str):
+    raise ConfigError(f'pool.targets={pool.targets!r}: names, at least one')
+  for field in ('resamples', 'seed'):
+    if pool[field] < 0:
+      raise ConfigError(f'pool.{field}={pool[field]} is negative')
   members = [
     Member(name, ConfigDict(fields), root / 'models' / name)
     for name, fields in pool.models.items()
@@ -185,22 +234,37 @@ def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
     members.append(
       Member(name, _read_config(folder), root / 'folders' / name, folder)
     )
-  seen = set()
-  for member in members:
-    if member.name in seen:
-      raise ConfigError(f'pool: two models are called {member.name!r}')
-    seen.add(member.name)
-  if len(members) < _MIN_MODELS:
-    raise DataError(
-      f'pool: {len(members)} models, and no association shows over fewer than'
-      f' {_MIN_MODELS}'
-    )
   if not pool.train_only:
     evals.check(pool.evals.to_dict())
   for member in members:
     _check(member)
-  _check_same_data(members)
+  if members:
+    _check_same_data(members)
+    if not pool.train_only:
+      test = experiment.load_data(members[0].config).test
+      evals.check_test(pool.evals.to_dict(), test)
   return members
+
+
+def _check_names(names):
+  """Raises if two models are called alike."""
+  for name in names:
+    if names.count(name) > 1:
+      raise ConfigError(f'pool: two models are called {name!r}')
+
+
+def _check_number(pool, members, files):
+  """Raises if no association can show."""
+  told = [each for each in files if each.robust_accuracy is not None]
+  number = len(members) + len(told)
+  if number < association.MIN_MODELS:
+    raise DataError(
+      f'pool: {number} models, and no association shows over fewer than'
+      f' {association.MIN_MODELS}'
+      + (
+        '; files without robust_accuracy do not count' if pool.features else ''
+      )
+    )
 
 
 def _check(member):
@@ -302,7 +366,7 @@ def _train(member, position):
   workdir = workdir_lib.Workdir(member.folder)
   if config.total_steps is None:
     config.total_steps = experiment.build(config).total_steps
-  if workdir.trained_steps() >= config.total_steps:
+  if multihost.from_first(workdir.trained_steps) >= config.total_steps:
     return
   found = train.train_and_evaluate(config, member.folder, {}, quiet=True)
   accuracy = found['test/accuracy'].value
@@ -314,8 +378,9 @@ def _measure(member, config_evals, position):
   config = _asking(member.config, config_evals)
   workdir = workdir_lib.Workdir(member.folder)
   if member.source is not None:
-    _copy_checkpoint(member)
-  found = workdir.read_results(config, workdir.trained_steps())
+    multihost.from_first(lambda: _copy_checkpoint(member))
+  step = multihost.from_first(workdir.trained_steps)
+  found = evaluation.from_first(lambda: workdir.read_results(config, step))
   if found is None:
     found = train.evaluate_last(config, member.folder, {})
     print(f'{position} {member.name} is evaluated', flush=True)

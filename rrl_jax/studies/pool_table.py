@@ -13,7 +13,8 @@ from rrl_jax.errors import DataError
 from rrl_jax.studies import association
 
 # What is measured beside the indicators, under the same prefix.
-_NO_INDICATORS = ('multicut_num_examples',)
+_NO_INDICATORS = ('multicut_num_examples', '_mean_absolute_error')
+_SWEPT = ('accuracy', 'purity', 'ari', 'num_clusters')
 _RATIO = (
   'A ratio with the clean accuracy below the line, which an indicator whose'
   ' name ends in ratio has there too: such a pair goes together by itself.'
@@ -28,21 +29,24 @@ _COLUMNS = {
 }
 
 
-def indicator_names(results: Sequence[Mapping[str, float]]) -> list[str]:
-  """What may tell robustness: clean indicators, then rivals on shifted data.
+def indicator_names(
+  results: Sequence[Mapping[str, float]], control: str
+) -> list[str]:
+  """What may tell robustness: the control, clean indicators, then rivals.
 
-  The sweep over thresholds is drawn, not tested: its many numbers would weigh
-  on every corrected p-value.
+  Rivals look at shifted images. The sweep over thresholds is drawn, not
+  tested: its many numbers would weigh on every corrected p-value.
   """
   found = dict.fromkeys(name for row in results for name in row)
-  clean = [
+  names = [
     name
+    for prefix in ('indicators/', 'shifted/')
     for name in found
-    if name.startswith('indicators/')
+    if name.startswith(prefix)
     and '/sweep/' not in name
-    and name.split('/')[-1] not in _NO_INDICATORS
+    and not name.endswith(_NO_INDICATORS)
   ]
-  return clean + [name for name in found if name.startswith('shifted/')]
+  return list(dict.fromkeys([control, *names]))
 
 
 def relate(
@@ -54,6 +58,7 @@ def relate(
   combination: Sequence[str],
   resamples: int,
   seed: int,
+  permutations: int = 10_000,
 ) -> dict[str, Any]:
   """Associations of every indicator with one target, as plain data.
 
@@ -66,6 +71,7 @@ def relate(
     combination: Indicators that are fitted together.
     resamples: Bootstrap draws.
     seed: Of all draws.
+    permutations: For p-values.
 
   Returns:
     ``num_models``, ``num_recipes``, ``associations`` (indicator -> statistic ->
@@ -87,9 +93,10 @@ def relate(
   kw = {'clusters': recipes, 'resamples': resamples, 'seed': seed}
   y, z = column(target), column(control)
   found = association.associations(
-    {name: column(name) for name in indicator_names(results)},
+    {name: column(name) for name in indicator_names(results, control)},
     y,
     control=z,
+    permutations=permutations,
     **kw,
   )
   plain = {
@@ -141,6 +148,40 @@ def _sweep(results, column, y, kw):
   for rows in curves.values():
     rows.sort(key=lambda row: row['threshold'])
   return curves
+
+
+def sweep(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """A model's multicuts at other thresholds, as numbers by name.
+
+  Args:
+    arrays: Its ``indicator_thresholds [T]`` and ``indicator_sweep [T, 4]``
+      (accuracy, purity, adjusted Rand index, clusters), if it has them.
+
+  Returns:
+    ``indicators/sweep/<threshold>/<measure>`` to number.
+  """
+  thresholds = arrays.get('indicator_thresholds')
+  values = arrays.get('indicator_sweep')
+  if thresholds is None or values is None:
+    return {}
+  return {
+    f'indicators/sweep/{threshold:g}/{measure}': float(value)
+    for threshold, row in zip(thresholds, values, strict=True)
+    for measure, value in zip(_SWEPT, row, strict=True)
+    if np.isfinite(value)
+  }
+
+
+def estimates(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Mean over models of how far each estimate of an accuracy is off."""
+  end = '_mean_absolute_error'
+  found = {}
+  for row in results:
+    for name, value in row.items():
+      if name.startswith('shifted/') and name.endswith(end):
+        short = name.removeprefix('shifted/').removesuffix(end)
+        found.setdefault(short, []).append(value)
+  return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def agreement_on_the_line(
@@ -250,14 +291,20 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     ]
     lines.append('')
   lines += _ranking(table) + _agreement(table['agreement_on_the_line'])
+  if table['estimates']:
+    found = ', '.join(
+      f'{name.replace("_", " ")} {error:.1%}'
+      for name, error in table['estimates'].items()
+    )
+    lines += [f'Of estimates that look at one model: {found}.', '']
   return '\n'.join(lines)
 
 
 def words(name: str) -> str:
-  """``indicators/label_free/purity`` as ``label free, purity``."""
+  """``indicators/label_free/purity`` as ``label free purity``."""
   for prefix in ('indicators/', 'corruption/'):
     name = name.removeprefix(prefix)
-  return name.replace('_', ' ').replace('/', ', ')
+  return name.replace('_', ' ').replace('/', ' ')
 
 
 def ranked(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -26,7 +26,7 @@ CONTINUABLE = (
     'job', 'total_epochs', 'total_steps', 'log_steps', 'ckpt_steps',
     'keep_last', 'tracker', 'mesh', 'evals', 'eval_batch_size', 'transfer',
     'data.device_bytes', 'data.num_threads', 'study.order', 'study.metrics',
-    'interim_steps', 'interim_evals', 'features', 'pool',
+    'interim_steps', 'interim_evals', 'pool',
 )  # fmt: skip
 _ENDS = ('', '.low', '.high')  # Of the keys of one measurement.
 _QUESTIONS = ('evals', 'eval_batch_size', 'transfer')
