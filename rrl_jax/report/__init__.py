@@ -122,7 +122,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   )
   reliability, reliability_gap = _calibration.diagram(arrays)
   probes, in_probes = _robust_probe.part(measured, arrays)
-  by_group, in_groups = _groups.part(measured, arrays)
+  by_group, in_groups = _groups.part(measured, arrays, metrics)
   indicators, in_indicators = _indicators.part(measured, arrays)
   corruption, in_corruption = _corruption.part(measured, arrays)
   content = {

@@ -1,12 +1,12 @@
 """Who is worst off: accuracy of each true group, and groups found again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
 import numpy as np
 
-from rrl_jax.report import _files
+from rrl_jax.report import _figures, _files
 
 _MAX_ROWS = 60  # Groups listed one by one.
 _ACCURACY, _REWEIGHTED = 'groups/accuracy/', 'groups/dfr_accuracy/'
@@ -17,19 +17,23 @@ Measured = Mapping[str, Mapping[str, Any]]
 
 
 def part(
-  measured: Measured, arrays: Mapping[str, np.ndarray]
+  measured: Measured,
+  arrays: Mapping[str, np.ndarray],
+  metrics: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[dict[str, Any] | None, set[str]]:
   """Everything that the page shows of single groups.
 
   Args:
     measured: Numbers of results.json, as `_results.measurements` has them.
     arrays: Contents of figures.npz.
+    metrics: Lines of metrics.jsonl by step.
 
   Returns:
-    ``({'rows', 'hidden', 'said', 'found', 'found_hidden', 'found_said'},
-    names of the numbers shown)``; rows have the worst group first, ``found``
-    says how well each group was discovered. None and no names for a run
-    without groups.
+    ``({'rows', 'hidden', 'said', 'found', 'found_hidden', 'found_said',
+    'weights'}, names of the numbers shown)``; rows have the worst group first,
+    ``found`` says how well each group was discovered, ``weights`` is the figure
+    of what group DRO gave each, as `_figures.concept_lines` has it. None and no
+    names for a run without groups.
   """
   rows = accuracies(measured, arrays)
   found = discovered(measured)
@@ -38,16 +42,27 @@ def part(
     for name in measured
     if name.startswith((_REWEIGHTED, _RECALL, _PURITY, _INDEX))
   }
-  if not rows and not found:
+  weights = _figures.concept_lines(
+    metrics,
+    'train/group_weight/',
+    title='Weight of each group',
+    ident='group-weights',
+  )
+  if weights:
+    weights['text'] = (
+      'What group DRO gave each group while training: those with a large loss'
+      ' gain weight.'
+    )
+  if not (rows or found or weights):
     return None, set()
   return {
     'rows': rows[:_MAX_ROWS],
     'hidden': len(rows[_MAX_ROWS:]),
     'said': _means(measured),
-    'dfr': any(row['dfr'] for row in rows),
     'found': found[:_MAX_ROWS],
     'found_hidden': len(found[_MAX_ROWS:]),
     'found_said': _agreement(measured),
+    'weights': weights,
   }, shown
 
 

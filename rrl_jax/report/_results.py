@@ -20,6 +20,7 @@ _LABELS = {
   'noise/abnormal_rate': 'Abnormal images',
   'noise/estimated_rate': 'Wrong, as the run estimated',
   'noise/estimate_error': 'Error of that estimate',
+  'reconstruction/error': 'Squared error of a pixel',
   'groups/dfr_worst_accuracy': 'Worst accuracy, last layer fitted anew',
   'groups/dfr_average_accuracy': 'Average accuracy, last layer fitted anew',
   'groups/dfr_reweighted_accuracy': (
@@ -75,6 +76,7 @@ _GROUPS = {  # Prefix -> (title, what its numbers are).
     'features of each class, for which no group label was read.',
   ),
   'coarse_to_fine': ('From coarse to fine labels', ''),
+  'reconstruction': ('Reconstruction', ''),
   'corruption': (
     'Common corruptions',
     'Test images under noise, blur, weather and the like. Each corruption and '
@@ -157,6 +159,8 @@ def _unit(name, values):
     return 'number'
   if what.endswith(('_loss', 'bound')) or what == 'slack':
     return 'nats'
+  if name == 'reconstruction/error':
+    return 'number'
   if name in ('noise/estimate_error', 'corruption/accuracy_drop'):
     return 'points'
   if not 0 <= min(values) <= max(values) <= 1:

@@ -7,7 +7,13 @@ import pytest
 
 from rrl_jax.report import _groups, _maps, _results
 from tests.report import run_folder
-from tests.report.test_report import Page, build
+from tests.report.test_report import (
+  CHROMIUM,
+  HOSTILE,
+  Page,
+  assert_fits_a_phone,
+  build,
+)
 
 GROUPS = ('bird:land', 'bird:water', '<b>cat</b>:land')
 NUMBERS = {
@@ -65,11 +71,19 @@ def arrays(rng):
   }
 
 
-def write(folder, figures):
+def write(folder, figures, numbers=NUMBERS):
   run_folder.write(folder)
-  results, protocols = measured()
+  results, protocols = measured(numbers)
   (folder / 'results.json').write_text(json.dumps(results))
   (folder / 'protocols.json').write_text(json.dumps(protocols))
+  lines = [
+    {'step': step, 'train/loss': 1.0}
+    | {f'train/group_weight/{group}': step / 90 for group in GROUPS}
+    for step in (10, 20, 30)
+  ]
+  (folder / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines)
+  )
   np.savez(folder / 'figures.npz', **figures)
   return folder
 
@@ -88,7 +102,8 @@ def test_the_page_lists_groups_with_sizes_and_marks_the_worst(page):
     'The worst group has 40.0',
     'Found again in the features',
     'Adjusted Rand index 0.350',
-    'New last layer',
+    '61.0 % with a new last layer',
+    'Weight of each group',
   ):
     assert said in page.text, said
   ids = [attrs['id'] for _, attrs in page.elements if 'id' in attrs]
@@ -175,3 +190,31 @@ def test_a_map_of_classes_alone_is_one_figure(rng):
   found, _ = _maps.feature_map(figures)
   assert len(found['panels']) == 1
   assert '>low<' in found['panels'][0]['svg']
+
+
+@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
+def test_groups_fit_a_phone_whatever_their_names(rng, tmp_path):
+  numbers = dict(NUMBERS)
+  for name in HOSTILE:
+    numbers |= {
+      f'groups/accuracy/{name}': 0.5,
+      f'groups/dfr_accuracy/{name}': 0.5,
+      f'groups/inferred_recall/{name}': 0.5,
+      f'groups/inferred_purity/{name}': 0.5,
+    }
+  figures = arrays(rng) | {
+    'figure/map_fine_names': np.array(HOSTILE),
+    'figure/group_names': np.array((*GROUPS[:2], HOSTILE[-1])),
+  }
+  text = build(write(tmp_path / 'run', figures, numbers))
+  assert '<script' not in text
+  assert_fits_a_phone(text, tmp_path)
+
+
+def test_an_error_of_pixels_is_no_share():
+  name = 'reconstruction/error'
+  row = _results.measurements(*measured({name: 0.0071}))[name]
+  assert row['value'] == '0.0071'
+  assert row['bar'] is None
+  (group,) = _results.groups({name: row})
+  assert group['title'] == 'Reconstruction'
