@@ -11,6 +11,10 @@ import zlib
 
 import jax
 
+from rrl_jax.errors import DataError
+
+_FLUSH_SECONDS = 30  # Until TensorBoard sees what is new.
+
 Write = Callable[[int, dict[str, float]], None]
 
 
@@ -30,27 +34,29 @@ def writer(
     step: Steps done before.
     tracker: 'none' or 'wandb'.
     config: The run's config as plain data, for the tracker.
+
+  Raises:
+    DataError: The folder cannot be written, the disk being full perhaps.
   """
   if jax.process_index() != 0:
     yield lambda step, values: None
     return
-  from tensorboardX import SummaryWriter
-
   path = root / 'metrics.jsonl'
-  _drop_lines_after(path, step)
   with contextlib.ExitStack() as stack:
-    lines = stack.enter_context(path.open('a'))
-    events = stack.enter_context(SummaryWriter(str(root), purge_step=step + 1))
+    with _told(root):
+      _drop_lines_after(path, step)
+      # Without a buffer nothing is left to be written by a failing close.
+      lines = stack.enter_context(path.open('ab', buffering=0))
+      events = stack.enter_context(_Events(root, step))
     run = None
     if tracker == 'wandb':
       run = stack.enter_context(_wandb_run(root, config))
 
     def write(step, values):
       line = {'step': step, 'time': time.time()} | values
-      lines.write(json.dumps(line) + '\n')
-      lines.flush()
-      for name, value in values.items():
-        events.add_scalar(name, value, step)
+      with _told(root):
+        lines.write((json.dumps(line) + '\n').encode())
+        events.write(step, values)
       if run is not None:
         run.log(values, step=step)
 
@@ -68,6 +74,56 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
       if isinstance(line, dict) and isinstance(line.get('step'), int):
         lines.append(line)
   return lines
+
+
+class _Events:
+  """TensorBoard's file, written by the caller's thread.
+
+  tensorboardX's own writer has a thread, which a full disk kills; the next
+  events then wait for it for ever.
+  """
+
+  def __init__(self, root, step):
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+
+    self._event = event_pb2.Event
+    self._scalar = summary.scalar
+    self._writer = event_file_writer.EventsWriter(str(root / 'events'))
+    # What an earlier start wrote from here on does not count.
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(step + 1, session_log=log)
+    self._flushed = time.monotonic()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    with contextlib.suppress(OSError):
+      self._writer.close()
+
+  def write(self, step, values):
+    for name, value in values.items():
+      self._write(step, summary=self._scalar(name, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def _write(self, step, **content):
+    event = self._event(wall_time=time.time(), step=step, **content)
+    self._writer.write_event(event)
+
+
+@contextlib.contextmanager
+def _told(root):
+  """Says of a failure to write where, and that checkpoints are not hurt."""
+  try:
+    yield
+  except OSError as error:
+    raise DataError(
+      f'cannot write metrics to {root}: {error.strerror or error}; what is'
+      ' saved there is intact'
+    ) from error
 
 
 def _drop_lines_after(path, step):

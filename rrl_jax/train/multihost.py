@@ -61,6 +61,8 @@ def join(
   """
   native = _NativeLog()
   _on_abort(native)
+  # Its handler of SIGTERM knows of steps only; ours also of what lies between.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator,
