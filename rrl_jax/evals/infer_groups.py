@@ -13,6 +13,7 @@ silhouette says how many) and ``overclustering=5``.
 
 from collections.abc import Iterator
 import importlib
+import importlib.util
 from typing import Any
 import warnings
 
@@ -30,7 +31,14 @@ from rrl_jax.evals.task import EvalData, test_images
 REDUCTIONS = ('none', 'pca', 'umap')
 CLUSTERERS = ('kmeans', 'gaussian_mixture')
 RULES = {
-  'reduce': (lambda v: v in REDUCTIONS, 'one of ' + ', '.join(REDUCTIONS)),
+  'reduce': (
+    lambda v: (
+      v in REDUCTIONS[:-1]
+      or (v == 'umap' and importlib.util.find_spec('umap') is not None)
+    ),
+    f'one of {", ".join(REDUCTIONS)} (the last needs umap-learn: pip install'
+    " 'rrl_jax[umap]')",
+  ),
   'num_components': rules.POSITIVE_COUNT,
   'cluster': (lambda v: v in CLUSTERERS, 'one of ' + ', '.join(CLUSTERERS)),
   'num_clusters': rules.COUNT,
@@ -42,10 +50,6 @@ RULES = {
 _SAMPLE = 2000  # Examples of a class whose silhouettes are looked at.
 _NEIGHBORS = 10  # Of UMAP, as GEORGE has it.
 _SAID = {'kmeans': 'k-means', 'gaussian_mixture': 'a Gaussian mixture'}
-_NO_UMAP = (
-  "evals.infer_groups.reduce='umap' needs umap-learn: pip install"
-  " 'rrl_jax[umap]'"
-)
 
 
 def evaluate(
@@ -109,7 +113,8 @@ def evaluate(
     ``data.inferred_groups`` reads, and the cluster of each test image.
 
   Raises:
-    ConfigError: A value is out of range, or umap-learn is not installed.
+    ConfigError: A value is out of range, or umap-learn is not installed
+      (``evals.check`` says so before training).
 
   References:
     Sohoni et al., `No Subclass Left Behind
@@ -228,7 +233,11 @@ def _umap() -> Any:
   try:
     return importlib.import_module('umap')
   except ImportError as error:
-    raise ConfigError(_NO_UMAP) from error
+    cause = str(error).partition('\n')[0]
+    raise ConfigError(
+      "evals.infer_groups.reduce='umap': umap-learn cannot be imported"
+      f' ({cause})'
+    ) from error
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

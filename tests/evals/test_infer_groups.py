@@ -1,6 +1,7 @@
 """Clusters of a class's features stand in for groups that nobody labelled."""
 
 import dataclasses
+from importlib import machinery
 import sys
 import types
 
@@ -294,7 +295,9 @@ def test_umap_has_the_settings_of_george(rng, monkeypatch):
       asked['rows'] = rows.shape
       return rows[:, :2]
 
-  monkeypatch.setitem(sys.modules, 'umap', types.SimpleNamespace(UMAP=Umap))
+  fake = types.ModuleType('umap')
+  fake.UMAP, fake.__spec__ = Umap, machinery.ModuleSpec('umap', None)
+  monkeypatch.setitem(sys.modules, 'umap', fake)
   group, where = far_and_small(rng)
   source = of_rows(np.zeros(200, int), group)
   found, _ = infer_rows(Rows(where), source, reduce='umap')
@@ -316,12 +319,20 @@ def test_umap_has_the_settings_of_george(rng, monkeypatch):
     infer_rows(Rows(where), source.take(np.arange(2)), reduce='umap')
 
 
-def test_without_umap_it_is_said_how_to_get_it(monkeypatch):
+def test_without_umap_it_is_said_how_to_get_it_before_any_work(monkeypatch):
   monkeypatch.setitem(sys.modules, 'umap', None)
-  source = of_rows([0, 0, 1, 1])
   with pytest.raises(ConfigError, match=r"pip install 'rrl_jax\[umap\]'") as e:
-    infer_rows(Rows(np.zeros((4, 2))), source, reduce='umap')
+    evals.check({'infer_groups': {'reduce': 'umap'}})
   assert '\n' not in str(e.value)
+
+
+def test_a_umap_that_cannot_be_imported_is_told_in_one_line(monkeypatch):
+  def broken(name):
+    raise ImportError(f'{name}: no numba\nof this version')
+
+  monkeypatch.setattr(infer_groups.importlib, 'import_module', broken)
+  with pytest.raises(ConfigError, match=r'cannot be imported \(umap: no numba'):
+    infer_groups._umap()
 
 
 @pytest.mark.slow
@@ -332,9 +343,11 @@ def test_umap_itself_parts_what_is_apart(rng, request):
   group, where = far_and_small(rng)
   group = np.minimum(group, 1)
   source = of_rows(np.zeros(200, int), group)
-  found, figures = infer_rows(Rows(where), source, reduce='umap')
-  assert found['groups/inferred_adjusted_rand_index'].value == 1
-  _, again = infer_rows(Rows(where), source, reduce='umap')
+  kw = {'reduce': 'umap', 'num_clusters': 6}  # It tears blobs apart too.
+  found, figures = infer_rows(Rows(where), source, **kw)
+  assert found['groups/class_purity'].value == 0.5
+  assert found['groups/inferred_purity'].value == 1
+  _, again = infer_rows(Rows(where), source, **kw)
   np.testing.assert_array_equal(
     figures['figure/inferred_groups'], again['figure/inferred_groups']
   )
