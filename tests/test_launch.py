@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -100,6 +101,38 @@ def test_missing_data_exits_3_with_one_line(tmp_path):
   assert len(done.stderr.splitlines()) == 1
   assert 'none.npz' in done.stderr
   assert not (tmp_path / 'run').exists()
+
+
+def test_features_that_cannot_be_used_exit_3_with_one_line(tmp_path):
+  path = tmp_path / 'x.npz'
+  features = np.where(np.arange(12) == 7, np.nan, 0).reshape(6, 2)
+  np.savez(path, features=features, labels=np.arange(6) % 2)
+  done = launch(
+    '--config=configs/erm.py',
+    f'--config.features={path}',
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert done.returncode == 3
+  assert done.stderr.splitlines() == [
+    f'rrl_jax: {path}: features holds NaN or inf in 1 of 6 rows, first in row 3'
+  ]
+  assert not (tmp_path / 'run').exists()
+
+
+def test_features_of_a_file_are_scored_in_place_of_training(tmp_path):
+  path, root = tmp_path / 'x.npz', tmp_path / 'run'
+  labels = np.arange(30) % 3
+  features = np.eye(3)[labels] + 0.1 * np.random.default_rng(0).random((30, 3))
+  np.savez(path, features=features, labels=labels)
+  done = launch(
+    '--config=configs/erm.py', f'--config.features={path}', f'--workdir={root}'
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ''
+  results = json.loads((root / 'results.json').read_text())
+  assert results['indicators/kmeans_accuracy'] == 1.0
+  assert 'Features of x.npz' in (root / 'report' / 'index.html').read_text()
+  assert not (root / 'checkpoints').exists()
 
 
 def test_help_names_exit_codes_and_configs():
