@@ -157,7 +157,7 @@ def _target(table, target):
   row['text'] = (
     f'{found["num_models"]} models of {found["num_recipes"]} recipes. Below'
     ' each number its 95% bootstrap interval over recipes; p-values by'
-    ' permutation, below each after Holm’s correction for all rows.'
+    ' permutation, below each that after Holm’s correction for all rows.'
   ) + (_RATIO if 'relative' in target else '')
   row['rows'] = [
     {
@@ -368,7 +368,6 @@ def _numbered(ax, points):
       ha='center',
       va='center',
       color=_drawing.INK,
-      gid=f'n{k}-halo',
     )
     for k, x, y in points
   ]

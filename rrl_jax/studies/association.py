@@ -118,9 +118,10 @@ def associate(
 
   Intervals are percentiles of a bootstrap over models; draws in which a
   statistic is not defined (all x equal) are left out, and where these are more
-  than half there is no interval. p-values count, among random pairings of x
-  with y, those at least as strong, the given one included; for the partial
-  ones what is left of x is paired anew with what is left of y.
+  than half there is no interval. That of the held-out R^2 draws models to
+  judge by, with what was predicted of each held fixed. p-values count, among
+  random pairings of x with y, those at least as strong, the given one included;
+  for the partial ones what is left of x is paired anew with what is left of y.
 
   Models of one recipe, trained with other seeds, are not independent:
   ``clusters`` names the recipe of each. Then the bootstrap draws recipes with
@@ -210,7 +211,11 @@ def statistics(
     'spearman': _correlation(ranks(x), ranks(y), weights),
     'kendall': _kendall(x, y, weights),
     'r_squared': r**2,
-    'held_out_r_squared': _held_out(x, y, ids, weights),
+    'held_out_r_squared': _explained(
+      _held_out_errors(x[:, None], y, ids), y, weights
+    )
+    if np.any(x)
+    else np.full(len(weights), np.nan),
     'partial_pearson': np.full(len(weights), np.nan),
     'partial_spearman': np.full(len(weights), np.nan),
   }
@@ -244,7 +249,7 @@ def combine(
 
   Returns:
     The estimate, without p-value; undefined where the target is constant or
-    there are fewer recipes than fitted numbers and one more.
+    there are fewer than three recipes more than indicators.
 
   Raises:
     DataError: As `associate`.
@@ -262,14 +267,16 @@ def combine(
     )
   if num_clusters < len(columns) + 3:
     return Estimate()
-  features = np.stack(columns, axis=1)
+  y = _standard(y)
+  errors = _held_out_errors(np.stack(columns, axis=1), y, ids)
   rng = np.random.default_rng(seed)
   drawn = rng.multinomial(
     num_clusters, np.full(num_clusters, 1 / num_clusters), size=resamples
   )
-  value = _held_out_fit(features, y, ids, np.ones(len(y)))
-  redrawn = [_held_out_fit(features, y, ids, row[ids]) for row in drawn]
-  return _estimate(value, np.array(redrawn), None)
+  whole, redrawn = np.ones((1, len(y))), drawn[:, ids].astype(np.float64)
+  return _estimate(
+    _explained(errors, y, whole)[0], _explained(errors, y, redrawn), None
+  )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -360,32 +367,6 @@ def _kendall(x, y, weights):
   return _ratio(pairs(sign_x * sign_y), pairs(sign_x**2), pairs(sign_y**2), 1.0)
 
 
-def _held_out(x, y, ids, weights):
-  """Held-out R^2 of the line in each sample; x and y are standardised."""
-  member = ids[:, None] == np.arange(ids.max() + 1)  # [M, G]
-  sums = [weights * v for v in (np.ones_like(x), x, y, x * x, x * y)]
-  # Of all models but those of one recipe, for each recipe, [R, G].
-  n, sx, sy, sxx, sxy = (
-    np.sum(v, axis=1, keepdims=True) - v @ member for v in sums
-  )
-  some = n > 0.5
-  n = np.where(some, n, 1)
-  spread = sxx - sx * sx / n
-  steep = spread > _TINY * n
-  slope = np.where(steep, (sxy - sx * sy / n) / np.where(steep, spread, 1), 0.0)
-  bias = (sy - slope * sx) / n
-  error = y - (slope[:, ids] * x + bias[:, ids])
-  present = weights > 0
-  # Only one recipe is in the sample: there is nothing to fit.
-  alone = np.any(present & ~some[:, ids], axis=1)
-  total = np.sum(weights, axis=1)
-  mean = np.sum(weights * y, axis=1, keepdims=True) / total[:, None]
-  sst = np.sum(weights * (y - mean) ** 2, axis=1)
-  varies = np.full(len(weights), np.ptp(x) > 0) & (sst > _TINY * total)
-  sse = np.sum(weights * error**2, axis=1)
-  return np.where(varies & ~alone, 1 - sse / np.where(varies, sst, 1), np.nan)
-
-
 def _standard(v):
   """Zero mean and unit variance; zeros of a constant."""
   spread = np.std(v)
@@ -393,17 +374,16 @@ def _standard(v):
   return np.zeros_like(v) if constant else (v - np.mean(v)) / spread
 
 
-def _held_out_fit(features, y, ids, weights):
-  """Held-out R^2 of several columns, in one sample."""
-  kept = np.repeat(np.arange(len(y)), np.asarray(weights, int))
-  features, y, ids = features[kept], y[kept], ids[kept]
-  if len(np.unique(ids)) < 2:
-    return np.nan
-  sst = np.sum((y - y.mean()) ** 2)
-  if sst <= _TINY * max(np.sum(y**2), _TINY):
-    return np.nan
-  sse = 0.0
-  for one in np.unique(ids):
+def _held_out_errors(features, y, ids):
+  """Of each model the error of a fit to the models of other recipes, ``[M]``.
+
+  Args:
+    features: Columns, ``[M, P]``.
+    y: Target, ``[M]``.
+    ids: Recipe of each model.
+  """
+  errors = np.empty(len(y))
+  for one in range(ids.max() + 1):
     rest, held = ids != one, ids == one
     mean, spread = features[rest].mean(axis=0), features[rest].std(axis=0)
     varies = spread > _TINY * np.abs(features[rest]).max(axis=0)
@@ -412,8 +392,17 @@ def _held_out_fit(features, y, ids, weights):
     )
     centre = y[rest].mean()
     slopes = np.linalg.lstsq(scores[rest], y[rest] - centre, rcond=1e-9)[0]
-    sse += np.sum((y[held] - centre - scores[held] @ slopes) ** 2)
-  return 1 - sse / sst
+    errors[held] = y[held] - centre - scores[held] @ slopes
+  return errors
+
+
+def _explained(errors, y, weights):
+  """R^2 of given errors in each sample, ``[R]``; NaN where y is constant."""
+  total = np.sum(weights, axis=1)
+  sst = np.sum(weights * _centred(_rows(y, weights), weights) ** 2, axis=1)
+  sse = np.sum(weights * errors**2, axis=1)
+  varies = sst > _TINY * total
+  return np.where(varies, 1 - sse / np.where(varies, sst, 1), np.nan)
 
 
 def _p_values(x, y, z, ids, permutations, rng):
