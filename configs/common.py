@@ -118,6 +118,7 @@ def base() -> ConfigDict:
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # Devices on the 'data' axis; -1 takes all there are.
+  config.mesh.fsdp = 0  # Splits weights of so many numbers or more; 0 none.
 
   config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
   config.interim_evals = ConfigDict()  # The same, while training.

@@ -160,6 +160,8 @@ def _imagenet(config):
   config.optim.schedule = 'piecewise'
   config.optim.boundaries = (1 / 3, 2 / 3)
   config.optim.weight_decay = 1e-4
+  # An image is then moved by itself: no chip waits for another meanwhile.
+  config.objective.kw.attack_train_mode = False
   _sgd(config)
   config.evals = _evals(epsilon=4 / 255)
   config.transfer = {

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import re
 import time
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -123,14 +124,16 @@ def train_step(built: experiment.Experiment, chip: chips.Chip) -> Cost:
   Raises:
     DoesNotFitError: It needs more memory than a chip has.
   """
-  state = built.abstract_state()
+  return _compile(loop.jit_step(built), built, chip, *arguments(built))
+
+
+def arguments(built: experiment.Experiment) -> tuple[Any, Any, Any]:
+  """Shapes and shardings of what `loop.jit_step` takes."""
   store = {
     name: _shape(array.shape, array.dtype, sharding.replicated(built.mesh))
     for name, array in loop.resident_arrays(built).items()
   }
-  return _compile(
-    loop.jit_step(built), built, chip, state, _batch(built, bool(store)), store
-  )
+  return built.abstract_state(), _batch(built, bool(store)), store
 
 
 def attack_step(
@@ -242,7 +245,7 @@ def report(config: ConfigDict, topology: str) -> None:
   try:
     step = train_step(built, chip)
   except DoesNotFitError as error:
-    print(f'bytes/chip: {error.gib:.3f} GiB of {chip.hbm_bytes / _GIB:.0f} GiB')
+    print(f'bytes/chip: {error.gib:.4g} GiB of {chip.hbm_bytes / _GIB:.0f} GiB')
     raise
   _print_cost('', step, chip, batch_size, 'flops/step')
   model = model_flops(built)
@@ -259,7 +262,7 @@ def _print_cost(name, cost, chip, num_images, what):
   """Prints a program's lines, with its name before each."""
   say = lambda line: print(f'{name}{line}', flush=True)
   say(
-    f'bytes/chip: {cost.num_bytes / _GIB:.3f} GiB of'
+    f'bytes/chip: {cost.num_bytes / _GIB:.4g} GiB of'
     f' {chip.hbm_bytes / _GIB:.0f} GiB'
   )
   say(f'{what}: {cost.flops * cost.num_chips:.4g}')

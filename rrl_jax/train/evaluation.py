@@ -59,6 +59,9 @@ class Evaluator:
       )
       return jnp.sum(jnp.abs(jax.grad(total)(logits)), axis=-1)
 
+    self._put_together = jax.jit(
+      lambda tree: tree, out_shardings=sharding.replicated(experiment.mesh)
+    )
     self._gradient_norms = None
     if objective.example_loss is not None:
       self._gradient_norms = jax.jit(gradient_norms)
@@ -95,7 +98,10 @@ class Evaluator:
 
   def encoder(self, state: TrainState) -> evals.Encoder:
     """The network that is evaluated, at a state."""
-    return self._encoder.with_variables(self._variables(state))
+    variables = self._variables(state)
+    if self._experiment.config.mesh.fsdp:
+      variables = self._put_together(variables)
+    return self._encoder.with_variables(variables)
 
   def abstract_encoder(self, state: TrainState) -> evals.Encoder:
     """The same with shapes for weights, at a state of shapes."""

@@ -6,7 +6,7 @@ import importlib.util
 import math
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 import ml_collections
 import numpy as np
 import optax
@@ -54,11 +54,20 @@ class Experiment:
 
   def abstract_state(self) -> TrainState:
     """Shapes, dtypes and shardings of the state."""
-    where = sharding.replicated(self.mesh)
+    state = jax.eval_shape(self.init, jax.random.key(0))
     return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-      jax.eval_shape(self.init, jax.random.key(0)),
+      lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+      ),
+      state,
+      sharding.of_state(self.mesh, state, self.config.mesh.fsdp),
     )
+
+  def state_sharding(self) -> TrainState | NamedSharding:
+    """Where each array of the state lies between two steps, or all of them."""
+    if not self.config.mesh.fsdp:
+      return sharding.replicated(self.mesh)
+    return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -85,6 +94,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
   if config.interim_steps < 0:
     raise ConfigError(f'interim_steps={config.interim_steps} is negative')
+  if config.mesh.fsdp < 0:
+    raise ConfigError(f'mesh.fsdp={config.mesh.fsdp} is negative')
   for field in ('seed', 'data.seed', 'data.split_seed'):
     if not 0 <= _at(config, field) < 2**32:
       raise ConfigError(f'{field}={_at(config, field)} is not in [0, 2^32)')
@@ -302,6 +313,7 @@ def build(
     prepare=prepare,
     ema_decay=config.optim.ema_decay,
     micro_batches=config.micro_batches,
+    whole=sharding.replicated(mesh) if config.mesh.fsdp else None,
   )
 
   def step(state, batch):

@@ -49,7 +49,7 @@ def train(
     StoppedError: SIGTERM came; the state is saved.
     DataError: The folder's checkpoints cannot be used or written.
   """
-  config, mesh = experiment.config, experiment.mesh
+  config = experiment.config
   total = experiment.total_steps
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(multihost.stopping())
@@ -58,7 +58,7 @@ def train(
     saved = stack.enter_context(open_checkpoints(experiment, workdir))
     state = saved.restore(experiment.abstract_state(), set_aside=True)
     if state is None:
-      init = jax.jit(experiment.init, out_shardings=sharding.replicated(mesh))
+      init = jax.jit(experiment.init, out_shardings=experiment.state_sharding())
       state = init(jax.random.key(config.seed))
     start = int(state.step)
     if start >= total:
@@ -122,7 +122,10 @@ def jit_step(experiment: Experiment):
   return jax.jit(
     lambda state, batch, store: experiment.step(state, look_up(store, batch)),
     donate_argnums=0,
-    out_shardings=sharding.replicated(experiment.mesh),
+    out_shardings=(
+      experiment.state_sharding(),
+      sharding.replicated(experiment.mesh),
+    ),
   )
 
 

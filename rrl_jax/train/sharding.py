@@ -1,12 +1,14 @@
 """The one place that makes a mesh and says where arrays lie on it."""
 
 from collections.abc import Sequence
+import math
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from rrl_jax.errors import ConfigError
+from rrl_jax.train.state import TrainState
 
 
 def make_mesh(
@@ -66,6 +68,44 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   rows = np.arange(batch_size)
   parts = by_rows(mesh).addressable_devices_indices_map(rows.shape).values()
   return np.unique(np.concatenate([rows[part] for part in parts]))
+
+
+def of_state(mesh: Mesh, state: TrainState, least: int) -> TrainState:
+  """Where the parts of a state lie between two steps.
+
+  Weights, their average and the optimizer's state are split over the devices,
+  each array along its longest axis that divides among them. What the network
+  and the adversary remember is copied.
+
+  Args:
+    mesh: The mesh.
+    state: Arrays or shapes.
+    least: Numbers in an array from which on it is split; 0 splits none.
+
+  Returns:
+    The state with a sharding for each array.
+  """
+  copied = jax.tree.map(lambda leaf: replicated(mesh), state)
+  if not least:
+    return copied
+  split = lambda tree: jax.tree.map(
+    lambda leaf: _split_evenly(mesh, leaf.shape, least), tree
+  )
+  return copied.replace(
+    params=split(state.params),
+    opt_state=split(state.opt_state),
+    ema_params=split(state.ema_params),
+  )
+
+
+def _split_evenly(mesh, shape, least):
+  """Splits an array along one axis, or copies it."""
+  size = mesh.shape['data']
+  even = [axis for axis, length in enumerate(shape) if length % size == 0]
+  if not even or math.prod(shape) < least:
+    return replicated(mesh)
+  longest = max(even, key=lambda axis: shape[axis])
+  return NamedSharding(mesh, PartitionSpec(*[None] * longest, 'data'))
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray, batch_size: int) -> jax.Array:

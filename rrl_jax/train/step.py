@@ -57,6 +57,7 @@ def make(
   prepare: Callable[[typing.Batch, jax.Array, jax.Array], typing.Batch],
   ema_decay: float = 0.0,
   micro_batches: int = 1,
+  whole: jax.sharding.Sharding | None = None,
 ) -> Step:
   """Returns ``(state, batch) -> (state, metrics)``, to be compiled by jit.
 
@@ -74,6 +75,9 @@ def make(
       which goes through the network by itself. For a loss that sees its
       examples one by one the gradient is that of the whole batch; BatchNorm
       and the adversary see the parts one after the other.
+    whole: How an array is copied to all devices, where the state's weights
+      are split over them: they are put together to compute, and each device
+      updates its own. None where the state is copied anyway.
   """
 
   def step(state, batch):
@@ -84,8 +88,13 @@ def make(
     compute = functools.partial(_gradient, objective)
     if micro_batches > 1:
       compute = functools.partial(_accumulate, objective, micro_batches)
+    used = state
+    if whole is not None:
+      used = state.replace(
+        params=jax.lax.with_sharding_constraint(state.params, whole)
+      )
     loss, grads, (model_state, aux_state, metrics) = compute(
-      state, batch, loss_key
+      used, batch, loss_key
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     if objective.step_scale is not None:
