@@ -5,6 +5,7 @@
     --config.pool.folders="('runs/hro','runs/erm')"
   python launch.py --config=configs/indicators.py \
     --config.pool.features="('mine.npz',)"
+  python launch.py --config=configs/indicators.py --config.features=mine.npz
 
 A pool of twelve small classifiers of 8x8 digits: trains each, takes the
 indicators of its clean features and its accuracy on corrupted images, and says
@@ -15,6 +16,9 @@ Checkpoints of any runs on the same data join by their folders, which stay as
 they are. An npz file of another encoder's ``features``, ``labels`` and
 ``logits`` joins the ranking; with the number ``robust_accuracy`` in it, an
 accuracy that was measured elsewhere, it joins the associations too.
+
+``config.features``, the last command, trains nothing: it takes the indicators
+of one file.
 
 Argument: ``train_only`` trains the models and stops there. The same command
 goes on where it was stopped.

@@ -19,6 +19,7 @@ from configs import (
   gr,
   group_dro,
   hro,
+  indicators,
   jtt,
   pgd_at,
   rocl,
@@ -30,9 +31,11 @@ from configs import (
 )
 from configs.studies import gr as gr_study
 from configs.studies import hro as hro_study
+from configs.studies import indicators as indicators_study
 from configs.studies import tarrl as tarrl_study
 from configs.studies import thanos as thanos_study
 from rrl_jax import models
+from rrl_jax.studies import pool
 from rrl_jax.train import experiment, loop, sharding
 
 NETWORKS_OF_DEPTH = (
@@ -83,6 +86,8 @@ CONFIGS |= {
   f'thanos:{arg}': (thanos, arg)
   for arg in ('digits', 'supcon_infonce', 'joint,released', 'celeb_a,spread')
 }
+
+CONFIGS['indicators:train_only'] = (indicators, 'train_only')
 
 
 def on_mock_data(config: ConfigDict) -> ConfigDict:
@@ -236,6 +241,26 @@ def test_studies_tune_every_method_as_much(module, data):
   }
   assert set(sizes) == set(study.methods)
   assert len(set(sizes.values())) == 1
+
+
+@pytest.mark.parametrize(
+  ('module', 'arg', 'least'),
+  [(indicators, None, 10), (indicators_study, 'num_seeds=2', 48)],
+)
+def test_every_model_of_a_pool_has_a_recipe_that_can_be_trained(
+  module, arg, least, tmp_path
+):
+  config = module.get_config(arg)
+  assert json.loads(json.dumps(config.to_dict())) is not None
+  config.pool.train_only = True  # Looks at the models, not at their data.
+  members = pool.members_of(config.pool, tmp_path)
+  assert len(members) >= least
+  recipes = {member.recipe for member in members}
+  assert len(recipes) == len(module.RECIPES)
+  for member in members:
+    total = member.config.total_steps
+    assert total >= 5 * member.config.ckpt_steps
+    assert total >= 50 * member.config.log_steps or total < 50
 
 
 @pytest.mark.parametrize(

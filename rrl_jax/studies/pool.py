@@ -291,7 +291,7 @@ def _check_same_data(members):
   expected = _tested(first)
   for member in others:
     found = _tested(member)
-    for field in sorted(expected.keys() | found.keys()):
+    for field in dict.fromkeys([*expected, *found]):
       if found.get(field) != expected.get(field):
         raise ConfigError(
           f'pool: models are tested on different data: data.{field} is'
