@@ -13,6 +13,7 @@ from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, test_images
 
 RULES = {}
+SELECTED = 'selected by: no group label, it is the last step that is evaluated'
 REQUIRES = ('groups', 'groups: set data.groups.kind')
 
 
@@ -73,7 +74,13 @@ def check(evaluator: str, data: EvalData) -> None:
 
 
 def measure(
-  right: np.ndarray, test: Source, train: Source, said: str, *, prefix: str = ''
+  right: np.ndarray,
+  test: Source,
+  train: Source,
+  said: str,
+  *,
+  prefix: str = '',
+  selected: str = SELECTED,
 ) -> Iterator[tuple[str, Measurement]]:
   """What `evaluate` yields, of any predictions.
 
@@ -83,6 +90,8 @@ def measure(
     train: Training examples, for the sizes of their groups.
     said: What was predicted how, for the protocols.
     prefix: Goes before the names, after ``groups/``.
+    selected: What group labels had to do with the choice of the classifier, for
+      the protocol of the worst group.
   """
   names, total = test.group_names, test.group_counts
   correct = np.bincount(test.groups[right], minlength=len(names))
@@ -99,8 +108,8 @@ def measure(
       correct[there],
       total[there],
       f'{said}, true group {names[worst]} with {int(total[worst])} test and'
-      f' {int(train.group_counts[worst])} training images{left_out}; selected'
-      ' by: no group label, it is the last step that is evaluated',
+      f' {int(train.group_counts[worst])} training images{left_out};'
+      f' {selected}',
     ),
   )
   for k in there:

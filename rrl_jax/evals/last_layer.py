@@ -106,6 +106,8 @@ def evaluate(
     f'last layer fitted anew on frozen features of the {where} by {found[2]},'
     f' mean of {num_fits} draws of {size} from each group',
     prefix='dfr_',
+    selected='the last layer read group labels, nothing else was selected by'
+    ' them',
   )
 
 

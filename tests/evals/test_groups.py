@@ -276,6 +276,8 @@ def test_the_last_layer_fitted_anew_rescues_the_worst_group(fit_on):
   assert found['groups/average_accuracy'].value == 0.5
   assert found['groups/reweighted_accuracy'].value == pytest.approx(0.9)
   assert found['groups/dfr_worst_accuracy'].value > 0.85
+  said = found['groups/dfr_worst_accuracy'].protocol
+  assert 'the last layer read group labels' in said
   measured = found['groups/dfr_average_accuracy'].protocol
   assert ('n=400' in measured) == (fit_on == 'train')
   assert '3 draws of 50 from each group' in measured
