@@ -147,22 +147,45 @@ def refine(
   nobody = np.zeros(0, np.int64)
   for _ in range(max_iterations):
     before, changed = changed, [False] * len(clusters)
+    for k, nodes in enumerate(clusters):
+      labels[nodes] = k
+    # Of most pairs of clusters one bound says that nothing can be gained.
+    inner = np.zeros(len(clusters))
+    for i, nodes in enumerate(clusters):
+      inner[i], _ = _hopes(pair_costs, nodes, nobody, labels, len(clusters))
+    everybody = np.arange(len(labels))
     for i in range(len(clusters)):
+      asked = [before[i] or before[j] for j in range(len(clusters))]
+      across = None
       for j in range(i + 1, len(clusters)):
         if not len(clusters[i]):
           break
         if not len(clusters[j]):
           continue
-        if not (before[i] or before[j] or changed[i] or changed[j]):
+        if not (asked[j] or changed[i] or changed[j]):
+          continue
+        if across is None:
+          inner[i], across = _hopes(
+            pair_costs, clusters[i], everybody, labels, len(clusters)
+          )
+        if inner[i] + inner[j] + across[j] <= eps / 2:
           continue
         parts = _exchange(pair_costs, clusters[i], clusters[j], eps)
         if parts is not None:
           clusters[i], clusters[j] = parts
           changed[i] = changed[j] = True
+          labels[clusters[i]], labels[clusters[j]] = i, j
+          inner[j], _ = _hopes(
+            pair_costs, clusters[j], nobody, labels, len(clusters)
+          )
+          across = None
     for i in range(len(clusters)):
       if not (before[i] or changed[i]):
         continue
       while len(clusters[i]) > 1:
+        hope, _ = _hopes(pair_costs, clusters[i], nobody, labels, 1)
+        if hope <= eps / 2:
+          break
         parts = _exchange(pair_costs, clusters[i], nobody, eps)
         if parts is None:
           break
@@ -178,6 +201,37 @@ def refine(
   for k, nodes in enumerate(clusters):
     labels[nodes] = k
   return relabel(labels)
+
+
+def _hopes(pair_costs, nodes, others, labels, count):
+  """What a cluster could gain at most: inside, and with each other cluster.
+
+  No partition of two clusters is lower than cutting all pairs that repel and
+  joining all that attract: the energy falls by no more than the repulsion
+  within the two and the attraction between them.
+
+  Args:
+    pair_costs: Of `refine`.
+    nodes: Of the cluster.
+    others: Nodes to which attraction is summed; those of the cluster count not.
+    labels: Cluster of each node, ``[N]``.
+    count: Clusters there are.
+
+  Returns:
+    ``(repulsion within, attraction to each cluster [count])``.
+  """
+  if len(others):
+    mine = np.zeros(len(labels), bool)
+    mine[nodes] = True
+    others = others[~mine[others]]
+  size = len(nodes)
+  both = np.concatenate([nodes, others])
+  inner, pulls = 0.0, np.zeros(len(others))
+  for start in range(0, size, 512):
+    costs = pair_costs(both, slice(start, min(start + 512, size)))
+    inner -= np.minimum(costs[:, :size], 0).sum() / 2
+    pulls += np.maximum(costs[:, size:], 0).sum(axis=0)
+  return inner, np.bincount(labels[others], pulls, minlength=count)
 
 
 def _exchange(pair_costs, first, second, eps):

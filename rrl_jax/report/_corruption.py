@@ -39,7 +39,7 @@ def part(
   shown = {
     name
     for name in measured
-    if name.startswith('corruption/') and '/accuracy' in name
+    if name.startswith(tuple(f'corruption/{one}/accuracy' for one in names))
   }
   return {
     'table': _table(names, severities, accuracy, clean),

@@ -7,6 +7,7 @@ import pytest
 
 from rrl_jax import indicators
 from rrl_jax.errors import DataError
+from rrl_jax.indicators import _klj
 
 
 def random_costs(rng, n, bias=0.0):
@@ -100,6 +101,29 @@ def test_all_forms_of_contraction_agree(rng, n):
   np.testing.assert_array_equal(
     indicators.multicut(z, threshold=0.3, refine=False), dense
   )
+
+
+@pytest.mark.parametrize('threshold', [0.2, 0.6, 0.9])
+def test_pairs_of_clusters_that_cannot_gain_are_passed_over_unharmed(
+  rng, threshold, monkeypatch
+):
+  z, _ = classes(rng, noise=0.8)
+  costs = indicators.cosine_costs(z, threshold)
+  start = rng.integers(0, 8, size=len(z))
+  calls = []
+  exchange = _klj._exchange
+  monkeypatch.setattr(
+    _klj, '_exchange', lambda *args: calls.append(1) or exchange(*args)
+  )
+  quick = indicators.klj(costs, start)
+  few = len(calls)
+  everything = lambda pair_costs, nodes, others, labels, count: (
+    np.inf,
+    np.full(count, np.inf),
+  )
+  monkeypatch.setattr(_klj, '_hopes', everything)
+  np.testing.assert_array_equal(indicators.klj(costs, start), quick)
+  assert few < len(calls) - few
 
 
 @pytest.mark.parametrize('bias', [-0.2, 0.0, 0.2])
