@@ -66,7 +66,7 @@ def pool(models, *, train_only):
     'evals': {
       'accuracy': {'train_examples': 0},
       'indicators': {},
-      'corruption': {'num_examples': 5000},
+      'corruption': {'num_examples': 5000, 'table': 'cifar10_c'},
     },
     'targets': ('corruption/mean_accuracy', 'corruption/relative_accuracy'),
     'control': 'test/accuracy',  # Known anyway, held fixed.

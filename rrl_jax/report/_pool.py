@@ -137,9 +137,14 @@ def _cell(estimate, form='{:.2f}'):
     return {'text': '', 'interval': ''}
   interval = ''
   if estimate.get('low') is not None and estimate.get('high') is not None:
-    low, high = form.format(estimate['low']), form.format(estimate['high'])
+    low, high = _short(form, estimate['low']), _short(form, estimate['high'])
     interval = f'{low} to {high}'
-  return {'text': form.format(estimate['value']), 'interval': interval}
+  return {'text': _short(form, estimate['value']), 'interval': interval}
+
+
+def _short(form, value):
+  """A number; a held-out fit that is off by far is off, no matter how far."""
+  return '< -10' if value < -10 else form.format(value)
 
 
 def _target(table, target):

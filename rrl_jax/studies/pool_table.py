@@ -367,8 +367,14 @@ def _interval(found):
   if found['value'] is None:
     return ''
   if found['low'] is None:
-    return f'{found["value"]:.2f}'
-  return f'{found["value"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+    return _short(found['value'])
+  low, high = _short(found['low']), _short(found['high'])
+  return f'{_short(found["value"])} [{low}, {high}]'
+
+
+def _short(value):
+  """Two places; a fit that is off by far is told from a bad one no better."""
+  return '<-10' if value < -10 else f'{value:.2f}'
 
 
 def _p_values(found):
