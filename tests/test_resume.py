@@ -287,6 +287,39 @@ def test_a_run_goes_on_past_a_damaged_checkpoint(tmp_path, capfd):
   assert 'checkpoint 6 is unreadable' in capfd.readouterr().err
 
 
+def wide(**changes):
+  return tiny(**{'model.kw.widths': (128, 128)} | changes)
+
+
+def test_a_full_disk_ends_with_one_line_and_harms_nothing(tmp_path):
+  root = tmp_path / 'run'
+  train(wide(), root)
+  config = tmp_path / 'longer.py'
+  config.write_text(
+    'from tests import test_resume\n\n\n'
+    'def get_config(arg=None):\n'
+    '  return test_resume.wide(total_steps=9)\n'
+  )
+  # No file may grow beyond 16 KiB: writing fails as it does without space.
+  launch = f'launch.py --config={config} --workdir={root}'
+  done = subprocess.run(
+    ['bash', '-c', f'ulimit -f 16; exec {sys.executable} {launch}'],
+    cwd=ROOT,
+    env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+  assert f'cannot write checkpoint 8 to {root}' in done.stderr
+  assert 'File too large; those before are intact' in done.stderr
+  assert done.returncode == 3
+  straight = train(wide(total_steps=9), tmp_path / 'straight')
+  assert_equal(straight, train(wide(total_steps=9), root))
+  assert steps_logged(root) == list(range(1, 10))
+
+
 def test_weights_that_overflow_are_not_saved(tmp_path):
   config = tiny(**{'optim.lr': 1e38, 'optim.grad_clip_norm': 0.0})
   with pytest.raises(DivergedError, match='step'):

@@ -6,8 +6,12 @@ load in silence: a manifest beside the arrays has the size and SHA-256 of each
 file, and nothing is read whose manifest does not hold.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -20,6 +24,10 @@ from rrl_jax.train import multihost
 from rrl_jax.train.state import TrainState
 
 _MANIFEST = 'manifest.json'
+_DISK_ERRORS = (
+  errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES,
+  errno.EIO,
+)  # fmt: skip
 
 
 class Checkpoints:
@@ -43,13 +51,20 @@ class Checkpoints:
     self.former_identity = former_identity or identity
     self._keep_last = keep_last
     self._opened = None
+    self._failed = False
 
   def __enter__(self):
     return self
 
   def __exit__(self, *error):
-    if self._opened is not None:
-      self._opened.close()
+    if self._opened is None:
+      return
+    with _without_log():
+      try:
+        self._opened.close()
+      except (OSError, ValueError):
+        if not self._failed:  # Else it is what `save` has raised.
+          raise
 
   @property
   def _orbax(self):
@@ -80,15 +95,17 @@ class Checkpoints:
     """
     step = int(state.step)
     try:
-      self._orbax.save_checkpointables(step, {'state': state}, overwrite=True)
+      with _without_log():
+        self._orbax.save_checkpointables(step, {'state': state}, overwrite=True)
       if jax.process_index() == 0:
         self._seal(step)
     except DataError:
       raise
     except (OSError, ValueError) as error:  # Orbax wraps a full disk.
+      self._failed = True
       raise DataError(
-        f'cannot write checkpoint {step} to {self.directory}:'
-        f' {_one_line(error)}'
+        f'cannot write checkpoint {step} to {self.directory}: {_reason(error)};'
+        ' those before are intact'
       ) from error
 
   def restore(
@@ -191,11 +208,37 @@ class Checkpoints:
     return None
 
 
+@contextlib.contextmanager
+def _without_log():
+  """Keeps Orbax from logging with tracebacks what it raises as well."""
+  logger = logging.getLogger('absl')
+  before = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
+
+
 def _fingerprint(path):
   """Size in bytes and SHA-256 of a file."""
   with path.open('rb') as file:
     digest = hashlib.file_digest(file, 'sha256').hexdigest()
   return [path.stat().st_size, digest]
+
+
+def _reason(error):
+  """What the system said, which Orbax buries under paths."""
+  seen = error
+  while seen is not None:
+    if isinstance(seen, OSError) and seen.strerror:
+      return seen.strerror
+    text = str(seen)
+    for number in _DISK_ERRORS:
+      if (said := os.strerror(number)) in text:
+        return said
+    seen = seen.__cause__ or seen.__context__
+  return _one_line(error)
 
 
 def _one_line(error):

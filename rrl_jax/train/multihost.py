@@ -16,7 +16,6 @@ from collections.abc import Callable
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import re
 import signal
@@ -80,8 +79,6 @@ def join(
       '--multihost: off TPU give --coordinator=HOST:PORT --num_processes=N'
       f' --process_id=I ({_one_line(error)})'
     ) from error
-  # Of a lost process, Orbax logs tracebacks.
-  logging.getLogger('absl').setLevel(logging.CRITICAL)
   if jax.process_index() != 0:  # Only process 0 prints.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
   global _together

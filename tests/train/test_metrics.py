@@ -4,6 +4,9 @@ import json
 import sys
 import types
 
+import pytest
+
+from rrl_jax.errors import DataError
 from rrl_jax.train import metrics
 
 
@@ -70,3 +73,20 @@ def test_the_tracker_gets_the_same_numbers_under_one_name(
     (2, {'train/loss': 0.4}),
     'closed',
   ]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+  resource = pytest.importorskip('resource')
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    with pytest.raises(DataError, match='cannot write metrics') as error:
+      write(tmp_path, [(step, 0.5) for step in range(1, 20)])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert len(str(error.value).splitlines()) == 1
+  steps = [line['step'] for line in metrics.read(tmp_path / 'metrics.jsonl')]
+  assert steps == list(range(1, len(steps) + 1))
+  write(tmp_path, [(2, 0.5)], step=1)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  assert [line['step'] for line in lines] == [1, 2]

@@ -1,0 +1,162 @@
+"""What several processes do together and one does alone; run by both.
+
+  python -m tests.processes HOST:PORT NUM_PROCESSES PROCESS_ID FOLDER JOB ...
+
+is one of the processes. The tests call the same jobs on as many devices of
+their own process.
+"""
+
+import pathlib
+import sys
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
+import numpy as np
+
+from configs import common, hro, simclr, thanos
+from rrl_jax import losses, studies, train
+from rrl_jax.train import multihost, sharding
+
+STEPS = 4
+
+
+def small(config: ConfigDict, num_devices: int, **changes) -> ConfigDict:
+  """A few steps of a small network on real digits."""
+  config.model.kw.widths = (16,)
+  config.batch_size = 16
+  config.total_steps = STEPS
+  config.ckpt_steps = 2
+  config.log_steps = 1
+  config.mesh.data = num_devices
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def classifier(num_devices: int) -> ConfigDict:
+  """Images read by each process for itself, half of them flipped."""
+  config = small(hro.get_config(), num_devices)
+  config.data.device_bytes = 1
+  config.data.num_threads = 1
+  config.data.augment.flip = True
+  config.evals = {
+    'accuracy': {'train_examples': 50},
+    'pgd': {'epsilon': 0.1, 'num_steps': 3, 'num_examples': 30},
+    'transfer': {'probes': ('linear_probe', 'knn'), 'num_train': 0},
+  }
+  return config
+
+
+def long_run() -> ConfigDict:
+  """A run that takes seconds, over all devices; for launch.py."""
+  config = small(hro.get_config('erm'), -1)
+  config.total_steps = 1500
+  config.ckpt_steps = 50
+  config.log_steps = 5
+  config.optim.lr = 0.01
+  config.data.augment.flip = True
+  config.evals = {'accuracy': {}}
+  config.transfer = {}
+  return config
+
+
+def fit_and_judge(root: pathlib.Path, num_devices: int) -> None:
+  """Jobs train and evaluate."""
+  config = classifier(num_devices)
+  train.train_and_evaluate(config, root / 'run', {}, quiet=True)
+  if jax.process_index() == 0:
+    (root / 'run' / 'results.json').rename(root / 'trained.json')
+  config.job = 'evaluate'
+  train.evaluate_last(config, root / 'run', {})
+
+
+def contrast(root: pathlib.Path, num_devices: int) -> None:
+  """Losses that compare all images of a batch: trained, and as a ring."""
+  for name, config in (
+    ('simclr', simclr.get_config()),
+    ('thanos', thanos.get_config('one')),
+  ):
+    config = small(config, num_devices)
+    config.evals = {}
+    config.transfer = {}
+    for field in (
+      'jitter',
+      'grayscale',
+      'blur',
+      'solarize',
+    ):  # Slow to compile.
+      config.data.augment[field] = 0.0
+    train.train_and_evaluate(config, root / name, {}, quiet=True)
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(32, 8)).astype(np.float32)
+  rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+  labels = rng.integers(0, 4, 32)
+  ids = np.arange(32) // 2
+  mesh = sharding.make_mesh(num_devices)
+  found = ring(mesh, rows, labels, ids)
+  if jax.process_index() == 0:
+    np.savez(root / 'ring.npz', **found)
+
+
+def ring(mesh: Mesh, rows, labels, ids) -> dict[str, np.ndarray]:
+  """Losses over the mesh, and the gradient of their sum."""
+
+  def loss(rows, labels, ids):
+    supcon = losses.supervised_contrastive(
+      rows, labels, ids, temperature=0.5, axis_name='data'
+    )
+    spread = losses.spread(
+      rows, labels, ids, alpha=0.5, temperature=0.5, axis_name='data'
+    )
+    return supcon + spread
+
+  split = PartitionSpec('data')
+  over = jax.shard_map(loss, mesh=mesh, in_specs=split, out_specs=split)
+  args = [
+    sharding.put_rows(mesh, array[sharding.local_rows(mesh, 32)], 32)
+    for array in (rows, labels, ids)
+  ]
+
+  def both(rows, labels, ids):
+    value, pull = jax.vjp(lambda rows: over(rows, labels, ids), rows)
+    return value, pull(jax.numpy.ones_like(value))[0]
+
+  run = jax.jit(both, out_shardings=sharding.replicated(mesh))
+  value, gradient = jax.device_get(run(*args))
+  return {'value': value, 'gradient': gradient}
+
+
+def study(root: pathlib.Path, num_devices: int) -> None:
+  """Job study: one method, tuned, two seeds."""
+  method = small(hro.get_config('erm'), num_devices)
+  method.evals = {'accuracy': {}}
+  method.transfer = {}
+  config = common.base()
+  config.job = 'study'
+  config.study = {
+    'methods': {'A': method},
+    'order': ('A',),
+    'grids': {'A': (('optim.lr', (0.1, 0.2)),)},
+    'seeds': (0, 1),
+    'tuning_seeds': (7,),
+    'tuning_evals': ('accuracy',),
+    'validation': 0.2,
+    'select': 'test/accuracy',
+    'baseline': 'A',
+    'metrics': ('test/accuracy',),
+  }
+  studies.run(config, root / 'study', {})
+
+
+JOBS = {job.__name__: job for job in (fit_and_judge, contrast, study)}
+
+
+def main(coordinator, num_processes, process_id, root, *jobs):
+  """One of the processes; it ends as a launched one does."""
+  multihost.join(coordinator, int(num_processes), int(process_id))
+  for job in jobs:
+    JOBS[job](pathlib.Path(root), int(num_processes))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

@@ -1,0 +1,213 @@
+"""Several processes are one run: same numbers, one end, nothing lost."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from rrl_jax import train
+from rrl_jax.train import experiment, loop
+from rrl_jax.train.workdir import Workdir
+from tests import processes
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+def spawn(*command):
+  """A process with one CPU device."""
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment['OMP_NUM_THREADS'] = '1'  # Several share the cores.
+  return subprocess.Popen(
+    [sys.executable, *map(str, command)],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def together(num_processes, root, *jobs):
+  """Does jobs in so many processes."""
+  where = f'127.0.0.1:{free_port()}'
+  started = [
+    spawn('-m', 'tests.processes', where, num_processes, i, root, *jobs)
+    for i in range(num_processes)
+  ]
+  said = [process.communicate(timeout=900)[1] for process in started]
+  assert [process.returncode for process in started] == [0] * num_processes, (
+    said
+  )
+
+
+def losses_of(root):
+  lines = (root / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['train/loss'] for line in lines]
+
+
+def final_state(config, root):
+  built = experiment.build(config)
+  with loop.open_checkpoints(built, Workdir(root)) as saved:
+    return jax.device_get(saved.restore(built.abstract_state()))
+
+
+def assert_close(a, b, rtol=1e-5):
+  """Equal up to the order in which devices are summed."""
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), a, b
+  )
+
+
+def launched(num_processes, root, *args):
+  """The processes of a long run in a folder."""
+  config = root.with_name('long_run.py')
+  config.write_text(
+    'from tests import processes\n\n\n'
+    'def get_config(arg=None):\n  return processes.long_run()\n'
+  )
+  command = ('launch.py', f'--config={config}', f'--workdir={root}', *args)
+  if num_processes == 1:
+    return [spawn(*command)]
+  port = free_port()
+  return [
+    spawn(
+      *command,
+      '--multihost',
+      f'--coordinator=127.0.0.1:{port}',
+      f'--num_processes={num_processes}',
+      f'--process_id={i}',
+    )
+    for i in range(num_processes)
+  ]
+
+
+def wait_for(step, root, started):
+  """Until that step is logged."""
+  deadline = time.monotonic() + 300
+  while last_step(root) < step:
+    assert time.monotonic() < deadline
+    assert all(process.poll() is None for process in started)
+    time.sleep(0.01)
+
+
+def last_step(root):
+  try:
+    lines = (root / 'metrics.jsonl').read_text().splitlines()
+    return json.loads(lines[-1])['step']
+  except (OSError, IndexError, ValueError):
+    return 0
+
+
+def lost_lines(started, within):
+  """What processes say that must end with 75, within seconds."""
+  deadline = time.monotonic() + within
+  said = [
+    process.communicate(timeout=max(deadline - time.monotonic(), 0.01))[1]
+    for process in started
+  ]
+  assert [process.returncode for process in started] == [75] * len(started)
+  assert [len(text.splitlines()) for text in said] == [1] * len(started), said
+  return said
+
+
+@pytest.fixture(
+  scope='module',
+  params=[2, pytest.param(4, marks=pytest.mark.slow)],
+)
+def folders(request, tmp_path_factory):
+  """``(number, folder of so many processes, folder of one)``."""
+  root = tmp_path_factory.mktemp('together')
+  alone = tmp_path_factory.mktemp('alone')
+  together(request.param, root, *processes.JOBS)
+  for job in processes.JOBS.values():
+    job(alone, request.param)
+  return request.param, root, alone
+
+
+def test_processes_train_the_same_weights_and_save_them(folders):
+  number, root, alone = folders
+  config = processes.classifier(number)
+  assert_close(losses_of(root / 'run'), losses_of(alone / 'run'))
+  assert_close(
+    final_state(config, root / 'run'), final_state(config, alone / 'run')
+  )
+
+
+@pytest.mark.parametrize('file', ['trained.json', 'run/results.json'])
+def test_processes_measure_the_same(folders, file):
+  _, root, alone = folders
+  found, expected = (
+    json.loads((folder / file).read_text()) for folder in (root, alone)
+  )
+  assert found.keys() == expected.keys()
+  assert 'transfer/linear_probe_accuracy' in found
+  assert_close(found, expected)
+
+
+@pytest.mark.parametrize('name', ['simclr', 'thanos'])
+def test_processes_contrast_the_images_of_all(folders, name):
+  _, root, alone = folders
+  assert_close(losses_of(root / name), losses_of(alone / name))
+
+
+def test_a_ring_of_processes_gives_the_loss_of_one(folders):
+  _, root, alone = folders
+  with np.load(root / 'ring.npz') as a, np.load(alone / 'ring.npz') as b:
+    assert_close(dict(a), dict(b))
+    assert np.abs(a['gradient']).max() > 1e-3
+
+
+def test_a_run_goes_on_after_sigterm_a_kill_and_with_fewer_devices(tmp_path):
+  root = tmp_path / 'run'
+  started = launched(2, root)
+  wait_for(20, root, started)
+  started[1].terminate()
+  said = lost_lines(started, within=60)
+  assert said[0] == said[1]
+  step = int(re.search(r'SIGTERM, saved at step (\d+) of 1500', said[0])[1])
+  assert (root / 'checkpoints' / str(step) / 'manifest.json').exists()
+
+  started = launched(2, root)
+  wait_for(step + 60, root, started)
+  started[1].kill()
+  (line,) = lost_lines(started[:1], within=15)
+  assert 'another process was lost' in line
+  started[1].communicate()
+
+  (last,) = launched(1, root)
+  assert 'cut short' not in last.communicate(timeout=300)[1]
+  assert last.returncode == 0
+
+  straight = tmp_path / 'straight'
+  config = processes.long_run()
+  config.mesh.data = 1
+  train.train_and_evaluate(config, straight, {}, quiet=True)
+  # A batch in another place of the data would show at once.
+  assert_close(losses_of(root), losses_of(straight), rtol=1e-3)
+  assert_close(
+    final_state(config, root), final_state(config, straight), rtol=1e-3
+  )
+
+
+def test_processes_do_a_study_as_one_does(folders):
+  _, root, alone = folders
+  found, expected = (
+    json.loads((folder / 'study' / 'table.json').read_text())
+    for folder in (root, alone)
+  )
+  assert found['chosen'] == expected['chosen']
+  assert_close(found['results'], expected['results'])
