@@ -23,6 +23,7 @@ _RATIO = (
   ' itself.'
 )
 _MAX_BARS = 16  # Indicators in the drawing of strengths.
+_MAX_ROWS = 16  # Of a table of indicators; the rest is folded up.
 _MAX_SCATTERS = 6
 _SWEEPS = {'accuracy': 0, 'purity': 1, 'ari': 2}  # Measure -> colour.
 
@@ -55,7 +56,6 @@ def content(table: Mapping[str, Any], gap: str, name: str) -> dict[str, Any]:
     'gap': '',
     'highlights': _highlights(table, found),
     'control': words(table['control']),
-    'columns': [*COLUMNS.values(), 'p of Spearman', 'p of partial Spearman'],
     'targets': [_target(table, name) for name in table['targets']],
     'strengths': [
       figure
@@ -107,7 +107,11 @@ def _highlights(table, found):
     ('partial_spearman', 'Strongest when that is held fixed'),
   ):
     best = _strongest(
-      {n: row for n, row in associations.items() if n != table['control']},
+      {
+        name: row
+        for name, row in associations.items()
+        if name != table['control'] and not name.endswith('/clean_accuracy')
+      },
       which,
     )
     if best:
@@ -164,7 +168,7 @@ def _target(table, target):
     ' each number its 95% bootstrap interval over recipes; p-values by'
     ' permutation, below each that after Holm’s correction for all rows.'
   ) + (_RATIO if 'relative' in target else '')
-  row['rows'] = [
+  rows = [
     {
       'name': words(name),
       'cells': [_cell(associations[name][which]) for which in COLUMNS]
@@ -175,6 +179,10 @@ def _target(table, target):
     }
     for name in names
   ]
+  row |= {'rows': rows[:_MAX_ROWS], 'weaker': rows[_MAX_ROWS:]}
+  row['columns'] = [
+    *COLUMNS.values(), 'p of Spearman', 'p of partial Spearman'
+  ]  # fmt: skip
   row['combinations'] = [
     {'name': name.replace('_', ' '), **_cell(each)}
     for name, each in found.get('combinations', {}).items()
@@ -349,6 +357,7 @@ def _crosses(ax, pairs, color):
     color=color,
     ms=3.2,
   )
+  ax.margins(0.06, 0.14)  # Room for numbers above the points.
   for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_locator(ticker.MaxNLocator(5))
     axis.set_major_formatter(_drawing.tick)
