@@ -37,7 +37,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 _HERE = pathlib.Path(__file__).resolve().parent / 'configs'
-_PAUSE_SECONDS = 12  # In which every process notices that one is gone.
+_PAUSE_SECONDS = 16  # In which every process notices that one is gone.
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, with an argument behind a colon.'

@@ -58,8 +58,8 @@ def join(
     ConfigError: The processes cannot be told from the arguments.
     StoppedError: Not all of them came.
   """
-  native = _NativeLog()
-  _on_abort(native)
+  unmet = f'not all {num_processes or ""} processes came to {coordinator}'
+  _on_abort(_NativeLog(), unmet)
   # Its handler of SIGTERM knows of steps only; ours also of what lies between.
   jax.config.update('jax_enable_preemption_service', False)
   try:
@@ -70,10 +70,7 @@ def join(
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except jax.errors.JaxRuntimeError as error:
-    raise StoppedError(
-      f'the {num_processes} processes did not meet at {coordinator}'
-      f' ({_one_line(error)}); {_GOES_ON}'
-    ) from error
+    raise StoppedError(f'{unmet} ({_one_line(error)}); {_GOES_ON}') from error
   except (IndexError, RuntimeError, TypeError, ValueError) as error:
     raise ConfigError(
       '--multihost: off TPU give --coordinator=HOST:PORT --num_processes=N'
@@ -328,11 +325,13 @@ class _NativeLog:
     return self.held.decode(errors='replace')
 
 
-def _on_abort(native):
+def _on_abort(native, unmet):
   """Makes the runtime's ``abort()`` over a lost process an exit with 75."""
 
   def handle(signum):
     words = native.last_words()
+    if _LOSS.search(words) and _together is None:
+      abandon(f'{unmet}; {_GOES_ON}')
     if _LOSS.search(words):
       abandon(_lost_line(_cause(words)))
     os.write(native.stderr, words.encode())  # Then abort() goes on.
