@@ -1,9 +1,14 @@
-"""Several processes are one run: same numbers, one end, nothing lost."""
+"""Several processes are one run: same numbers, one end, nothing lost.
+
+Four processes, restarts and kills while saving take minutes:
+``pytest -m slow tests/test_multihost.py``.
+"""
 
 import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -192,15 +197,66 @@ def test_a_run_goes_on_after_sigterm_a_kill_and_with_fewer_devices(tmp_path):
   assert 'cut short' not in last.communicate(timeout=300)[1]
   assert last.returncode == 0
 
-  straight = tmp_path / 'straight'
+  assert_as_uninterrupted(root)
+
+
+def assert_as_uninterrupted(root, num_devices=1):
+  straight = root.with_name('straight')
   config = processes.long_run()
-  config.mesh.data = 1
+  config.mesh.data = num_devices
   train.train_and_evaluate(config, straight, {}, quiet=True)
   # A batch in another place of the data would show at once.
   assert_close(losses_of(root), losses_of(straight), rtol=1e-3)
   assert_close(
     final_state(config, root), final_state(config, straight), rtol=1e-3
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 2])
+def test_all_others_hear_of_the_loss_of_one(tmp_path, victim):
+  root = tmp_path / 'run'
+  started = launched(4, root)
+  wait_for(20, root, started)
+  lost = started.pop(victim)
+  lost.kill()
+  for line in lost_lines(started, within=15):
+    assert 'another process was lost' in line
+  lost.communicate()
+
+
+@pytest.mark.slow
+def test_each_process_starts_again_by_itself(tmp_path):
+  root = tmp_path / 'run'
+  started = launched(2, root, '--restarts=3')
+  wait_for(100, root, started)
+  pid = started[1].pid
+  children = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text()
+  os.kill(int(children), signal.SIGKILL)
+  said = [process.communicate(timeout=600)[1] for process in started]
+  assert [process.returncode for process in started] == [0, 0], said
+  assert 'restart 1 of 3' in said[0]
+  assert 'SIGKILL; restart 1 of 3' in said[1]
+  assert_as_uninterrupted(root, num_devices=2)
+
+
+@pytest.mark.slow
+def test_kills_while_saving_lose_nothing_that_was_saved(tmp_path):
+  root = tmp_path / 'run'
+  rng = np.random.default_rng(0)
+  often = '--config.ckpt_steps=3'
+  for kill in range(6):
+    started = launched(2, root, often)
+    wait_for(last_step(root) // 5 * 5 + 20, root, started)
+    time.sleep(rng.uniform(0, 0.3))
+    started[kill % 2].kill()
+    started[kill % 2].communicate()
+    (line,) = lost_lines(started[1 - kill % 2 :][:1], within=15)
+    assert 'another process was lost' in line
+  for process in launched(2, root):
+    process.communicate(timeout=600)
+    assert process.returncode == 0
+  assert_as_uninterrupted(root, num_devices=2)
 
 
 def test_processes_do_a_study_as_one_does(folders):
