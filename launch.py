@@ -319,13 +319,13 @@ def _set_up_jax():
   """Distributed runtime and compilation cache, before any device is used."""
   import jax
 
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    jax.config.update('jax_compilation_cache_dir', str(_cache_folder()))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   if _MULTIHOST.value:
     from rrl_jax.train import multihost
 
     multihost.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', str(_cache_folder()))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
 def _cache_folder():

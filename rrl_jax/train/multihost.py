@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # Holds the key-value store, as Orbax uses it.
+from jax.experimental import multihost_utils
 
 from rrl_jax.errors import ConfigError, StoppedError
 
@@ -69,6 +70,11 @@ def join(
       process_id=process_id,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
+    if jax.process_index() != 0:  # Only process 0 prints.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # Connects all devices while all are here: after a step has compiled, some
+    # are so late that Gloo gives up.
+    multihost_utils.sync_global_devices('joined')
   except jax.errors.JaxRuntimeError as error:
     raise StoppedError(f'{unmet} ({_one_line(error)}); {_GOES_ON}') from error
   except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -76,8 +82,6 @@ def join(
       '--multihost: off TPU give --coordinator=HOST:PORT --num_processes=N'
       f' --process_id=I ({_one_line(error)})'
     ) from error
-  if jax.process_index() != 0:  # Only process 0 prints.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
   global _together
   _together = _Together()
 
