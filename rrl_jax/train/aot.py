@@ -77,9 +77,9 @@ class DoesNotFitError(ConfigError):
 
   def __init__(self, gib: float, chip: chips.Chip):
     super().__init__(
-      f'a chip would need {gib:.2f} GiB and has {chip.hbm_bytes / _GIB:.0f}:'
-      ' a smaller batch_size, more micro_batches or model.kw.dtype=bfloat16'
-      ' may do'
+      f'a chip would need {gib:.2f} GiB or more and has'
+      f' {chip.hbm_bytes / _GIB:.0f}: a smaller batch_size, more micro_batches'
+      ' or model.kw.dtype=bfloat16 may do'
     )
     self.gib = gib
 
@@ -317,13 +317,26 @@ def _compile(fn, built, chip, *args) -> Cost:
     with target.traced_for(platform):
       compiled = fn.lower(*args).compile()
   except jax.errors.JaxRuntimeError as error:
-    used = re.search(r'Used ([\d.]+)([KMGT]) of', str(error))
-    if 'RESOURCE_EXHAUSTED' not in str(error) or not used:
+    gib = needed_gib(str(error))
+    if gib is None:
       raise
-    scale = {'K': 2**-20, 'M': 2**-10, 'G': 1, 'T': 2**10}[used[2]]
-    raise DoesNotFitError(float(used[1]) * scale, chip) from error
+    raise DoesNotFitError(gib, chip) from error
   seconds = time.monotonic() - began
   return cost_of(compiled, built.mesh.size, seconds)
+
+
+def needed_gib(message: str) -> float | None:
+  """How much memory the compiler says it lacks room for, or None.
+
+  The first size that it names is that of the program or of its temporaries.
+
+  Args:
+    message: Of the compiler's error.
+  """
+  named = re.search(r'([\d.]+)([KMGT])\b', message)
+  if 'RESOURCE_EXHAUSTED' not in message or not named:
+    return None
+  return float(named[1]) * 1024.0 ** ('KMGT'.index(named[2]) - 2)
 
 
 def cost_of(compiled: jax.stages.Compiled, num_chips: int, seconds=0.0) -> Cost:

@@ -192,7 +192,28 @@ def _ascend(x):
   )
 
 
-def test_memory_that_is_not_there_is_said(capsys):
+def test_memory_that_is_not_there_is_said():
   error = aot.DoesNotFitError(23.456, chips.CHIPS['v5e'])
   assert isinstance(error, ConfigError)
-  assert '23.46 GiB and has 16' in str(error)
+  assert '23.46 GiB or more and has 16' in str(error)
+
+
+@pytest.mark.parametrize(
+  ('message', 'gib'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required'
+      ' for HLO temporaries (40.30G) exceeds available HBM (15.75G).',
+      40.3,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 512.00M'
+      ' of 15.75G hbm.',
+      0.5,
+    ),
+    ('INTERNAL: 3G of something else', None),
+    ('RESOURCE_EXHAUSTED: of what, it does not say', None),
+  ],
+)
+def test_the_compiler_says_how_much_does_not_fit(message, gib):
+  assert aot.needed_gib(message) == gib
