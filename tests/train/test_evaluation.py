@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import typing
-from rrl_jax.train import evaluation, experiment
+from rrl_jax.train import evaluation, experiment, sharding
 from tests.evals import toy
 from tests.train.test_label_noise import tiny
 
@@ -65,7 +65,7 @@ def made_of(apply_fn, variables, *, eval_adversarial=False, resized_crop=0):
     config=config,
     objective=objective,
     apply_fn=apply_fn,
-    mesh=None,
+    mesh=sharding.make_mesh(1),
     feature_bounds=None,
   )
   params, model_state = variables
