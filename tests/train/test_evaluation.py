@@ -58,6 +58,7 @@ def made_of(apply_fn, variables, *, eval_adversarial=False, resized_crop=0):
     {
       'data': {'augment': {'resized_crop': resized_crop}},
       'eval_batch_size': 64,
+      'mesh': {'fsdp': 0},
     }
   )
   objective = typing.Objective(loss_fn=None, eval_adversarial=eval_adversarial)
