@@ -405,14 +405,20 @@ def test_all_measurements_are_numbers_within_their_intervals(data, key):
     'train_steps': 2,
     'epochs': 1,
   }
+  one = {'names': ('contrast',), 'severities': (1,), 'num_examples': 16}
+  config['corruption'] = one
   found, figures = evals.run(
     toy.trainable(batch_size=64), data, config, key=key
   )
+  any_size = ('bound/', 'indicators/', 'shifted/')
+  falls = ('/slack', '/accuracy_drop', '/relative_mean_corruption_error')
   for name, m in found.items():
-    unbounded = name == 'test/log_loss' or name.startswith('bound/')
-    top = np.inf if unbounded else 1
-    bottom = -np.inf if name.endswith('/slack') else 0
-    assert bottom <= m.low <= m.value <= m.high <= top, name
+    unbounded = name == 'test/log_loss' or name.startswith(any_size)
+    top = np.inf if unbounded or 'relative' in name else 1
+    signed = name.endswith(falls) or name.startswith(any_size[1:])
+    bottom = -np.inf if signed else 0
+    low, high = (m.value if np.isnan(x) else x for x in m[1:3])  # Without one.
+    assert bottom <= low <= m.value <= high <= top, name
     assert m.protocol.endswith('.')
     assert '\n' not in m.protocol
   assert all(name.startswith('figure/') for name in figures)
