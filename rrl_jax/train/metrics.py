@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import pathlib
+import socket
+import struct
 import time
 from typing import Any
 import zlib
@@ -12,8 +14,6 @@ import zlib
 import jax
 
 from rrl_jax.errors import DataError
-
-_FLUSH_SECONDS = 30  # Until TensorBoard sees what is new.
 
 Write = Callable[[int, dict[str, float]], None]
 
@@ -77,41 +77,47 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
 
 
 class _Events:
-  """TensorBoard's file, written by the caller's thread.
+  """TensorBoard's file, written by the caller's thread, unbuffered.
 
   tensorboardX's own writer has a thread, which a full disk kills; the next
   events then wait for it for ever.
   """
 
   def __init__(self, root, step):
-    from tensorboardX import event_file_writer, summary
+    from tensorboardX import record_writer, summary
     from tensorboardX.proto import event_pb2
 
     self._event = event_pb2.Event
     self._scalar = summary.scalar
-    self._writer = event_file_writer.EventsWriter(str(root / 'events'))
-    # What an earlier start wrote from here on does not count.
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._write(step + 1, session_log=log)
-    self._flushed = time.monotonic()
+    self._checksum = record_writer.masked_crc32c
+    name = f'events.out.tfevents.{time.time():.0f}.{socket.gethostname()}'
+    self._file = (root / name).open('ab', buffering=0)
+    # What an earlier start wrote from the next step on does not count.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._file.write(
+      self._record(file_version='brain.Event:2')
+      + self._record(step=step + 1, session_log=start)
+    )
 
   def __enter__(self):
     return self
 
   def __exit__(self, *error):
-    with contextlib.suppress(OSError):
-      self._writer.close()
+    self._file.close()
 
   def write(self, step, values):
-    for name, value in values.items():
-      self._write(step, summary=self._scalar(name, value))
-    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-      self._writer.flush()
-      self._flushed = time.monotonic()
+    records = [
+      self._record(step=step, summary=self._scalar(name, value))
+      for name, value in values.items()
+    ]
+    self._file.write(b''.join(records))
 
-  def _write(self, step, **content):
-    event = self._event(wall_time=time.time(), step=step, **content)
-    self._writer.write_event(event)
+  def _record(self, **content):
+    """One event as TFRecord: length, its checksum, content, its checksum."""
+    event = self._event(wall_time=time.time(), **content).SerializeToString()
+    length = struct.pack('<Q', len(event))
+    checksums = (struct.pack('<I', self._checksum(x)) for x in (length, event))
+    return length + next(checksums) + event + next(checksums)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ def run(command: Sequence[str], *, restarts: int, pause: float) -> int:
   """Runs a command, and again after exit code 75 or a crash by a signal.
 
   Any other exit code is the end: what is wrong with a command, a config or
-  data, and a run that diverged, come out the same a second time. SIGTERM and
-  SIGINT are passed on to the command and are the end too.
+  data, and a run that diverged, come out the same a second time. SIGTERM is
+  passed on to the command and is the end too.
 
   Args:
     command: The program and its arguments.
@@ -35,8 +35,9 @@ def run(command: Sequence[str], *, restarts: int, pause: float) -> int:
   def stop(signum, frame):
     nonlocal stopped
     stopped = True
-    if process is not None and process.poll() is None:
-      process.send_signal(signum)
+    # A terminal sends SIGINT to both.
+    if signum == signal.SIGTERM and process and process.poll() is None:
+      process.terminate()
 
   for signum in (signal.SIGTERM, signal.SIGINT):
     signal.signal(signum, stop)

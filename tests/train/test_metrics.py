@@ -1,10 +1,13 @@
 """Each step stands once in metrics.jsonl, and trackers hear the same."""
 
 import json
+import struct
 import sys
 import types
 
 import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
 
 from rrl_jax.errors import DataError
 from rrl_jax.train import metrics
@@ -23,6 +26,27 @@ def test_a_line_is_a_flat_object_with_step_and_time(tmp_path):
   assert line.pop('time') > 1.6e9
   assert line == {'step': 1, 'train/loss': 0.5}
   assert list(tmp_path.glob('events.out.tfevents.*'))
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+  write(tmp_path, [(7, 0.25), (9, 0.5)], step=6)
+  (path,) = tmp_path.glob('events.out.tfevents.*')
+  data, events = path.read_bytes(), []
+  while data:
+    (length,) = struct.unpack('<Q', data[:8])
+    for part, end in ((data[:8], 8), (data[12 : 12 + length], 12 + length)):
+      (found,) = struct.unpack('<I', data[end : end + 4])
+      assert found == record_writer.masked_crc32c(part)
+    events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+    data = data[16 + length :]
+  version, start, *scalars = events
+  assert version.file_version == 'brain.Event:2'
+  assert (start.step, start.session_log.status) == (7, 1)
+  assert [
+    (event.step, value.tag, value.simple_value)
+    for event in scalars
+    for value in event.summary.value
+  ] == [(7, 'train/loss', 0.25), (9, 'train/loss', 0.5)]
 
 
 def test_lines_past_the_resumed_step_are_dropped(tmp_path):
