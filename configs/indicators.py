@@ -53,6 +53,7 @@ def get_config(arg: str | None = None):
     {name: _model(changes) for name, changes in RECIPES.items()},
     train_only=args.train_only,
   )
+  config.pool.evals.corruption.severities = (1, 3, 5)  # Done in minutes.
   return config
 
 
