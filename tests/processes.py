@@ -50,7 +50,7 @@ def classifier(num_devices: int) -> ConfigDict:
 def long_run() -> ConfigDict:
   """A run that takes seconds, over all devices; for launch.py."""
   config = small(hro.get_config('erm'), -1)
-  config.total_steps = 1500
+  config.total_steps = 600
   config.ckpt_steps = 50
   config.log_steps = 5
   config.optim.lr = 0.01
