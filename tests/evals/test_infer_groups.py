@@ -335,10 +335,8 @@ def test_a_umap_that_cannot_be_imported_is_told_in_one_line(monkeypatch):
     infer_groups._umap()
 
 
-@pytest.mark.slow
-def test_umap_itself_parts_what_is_apart(rng, request):
-  if request.config.getoption('-m') != 'slow':
-    pytest.skip('it compiles for long: pytest -m slow')
+@pytest.mark.slow  # UMAP compiles for minutes.
+def test_umap_itself_parts_what_is_apart(rng):
   pytest.importorskip('umap')
   group, where = far_and_small(rng)
   group = np.minimum(group, 1)
