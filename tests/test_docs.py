@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import inspect
 import re
 
 from rrl_jax import attacks, corruptions, indicators, losses
@@ -38,7 +39,8 @@ def test_every_public_function_says_what_it_takes_gives_and_raises():
       thing = getattr(room, name)
       if not callable(thing) or isinstance(thing, type):
         continue
-      for section in ('Args:', 'Returns:'):
+      gives = 'Yields:' if inspect.isgeneratorfunction(thing) else 'Returns:'
+      for section in ('Args:', gives):
         assert section in thing.__doc__, f'{name} lacks {section}'
 
 
