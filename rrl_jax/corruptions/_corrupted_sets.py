@@ -84,7 +84,14 @@ def corrupted_sets(
 
 
 def enlargement(shape: Sequence[int]) -> int:
-  """How often pixels of images ``[N, H, W, C]`` are repeated, 1 for not."""
+  """How often pixels are repeated before images are corrupted.
+
+  Args:
+    shape: Of the images, ``[N, H, W, C]``.
+
+  Returns:
+    A factor for height and width, 1 from 16 pixels a side.
+  """
   return -(-_SIDE // min(shape[1:3]))
 
 
