@@ -86,7 +86,8 @@ def run(
     _write(root, study, found)  # What is there so far, should it be stopped.
     if 'cross_attack' in study:
       _cross_attack(study, changes, chosen, folder)
-  print((root / 'table.md').read_text())
+  if jax.process_index() == 0:
+    print((root / 'table.md').read_text())
 
 
 def _cross_attack(study, changes, chosen, folder):
