@@ -18,12 +18,16 @@ import jax
 import numpy as np
 import pytest
 
+from configs import hro
 from rrl_jax import train
-from rrl_jax.train import experiment, loop
+from rrl_jax.errors import DataError
+from rrl_jax.train import experiment, loop, multihost
+from rrl_jax.train.checkpoint import Checkpoints
 from rrl_jax.train.workdir import Workdir
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
+_SPAWNED = []
 
 
 def free_port():
@@ -36,7 +40,7 @@ def spawn(*command):
   """A process with one CPU device."""
   environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   environment['OMP_NUM_THREADS'] = '1'  # Several share the cores.
-  return subprocess.Popen(
+  process = subprocess.Popen(
     [sys.executable, *map(str, command)],
     cwd=ROOT,
     env=environment,
@@ -44,6 +48,19 @@ def spawn(*command):
     stderr=subprocess.PIPE,
     text=True,
   )
+  _SPAWNED.append(process)
+  return process
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+  """Ends what a failed test leaves behind."""
+  yield
+  while _SPAWNED:
+    process = _SPAWNED.pop()
+    process.kill()
+    if not process.stderr.closed:
+      process.communicate()
 
 
 def together(num_processes, root, *jobs):
@@ -210,6 +227,49 @@ def assert_as_uninterrupted(root, num_devices=1):
   assert_close(
     final_state(config, root), final_state(config, straight), rtol=1e-3
   )
+
+
+GLOO = (
+  'UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:1: Connection reset'
+)
+
+
+@pytest.mark.parametrize('kind', [ValueError, jax.errors.JaxRuntimeError])
+def test_a_collective_that_fails_means_a_lost_process(kind):
+  assert 'another process was lost' in multihost.lost(kind(GLOO))
+  wrapped = RuntimeError('saving failed')
+  wrapped.__cause__ = kind(GLOO)
+  assert 'another process was lost' in multihost.lost(wrapped)
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    ValueError('connection=gloo; known: tcp'),
+    DataError('UNKNOWN: Gloo in a file of ours'),
+    OSError(28, 'No space left on device'),
+    jax.errors.JaxRuntimeError('INTERNAL: bad program'),
+  ],
+)
+def test_other_errors_do_not(error):
+  assert multihost.lost(error) is None
+
+
+def test_a_save_that_another_process_breaks_is_no_full_disk(
+  tmp_path, monkeypatch
+):
+  config = processes.small(hro.get_config('erm'), 1)
+  built = experiment.build(config)
+  state = built.init(jax.random.key(0))
+
+  def fails(*args, **kwargs):
+    raise ValueError(GLOO)
+
+  with Checkpoints(tmp_path, 'a', 1) as saved:
+    monkeypatch.setattr(saved._orbax, 'save_checkpointables', fails)
+    with pytest.raises(ValueError, match='Gloo') as caught:
+      saved.save(state)
+  assert multihost.lost(caught.value)
 
 
 @pytest.mark.slow

@@ -92,6 +92,8 @@ class Checkpoints:
 
     Raises:
       DataError: The folder cannot be written; older checkpoints are intact.
+      ValueError, jax.errors.JaxRuntimeError: Another process was lost, see
+        `multihost.lost`; older checkpoints are intact.
     """
     step = int(state.step)
     try:
@@ -103,6 +105,8 @@ class Checkpoints:
       raise
     except (OSError, ValueError) as error:  # Orbax wraps a full disk.
       self._failed = True
+      if multihost.lost(error):
+        raise
       raise DataError(
         f'cannot write checkpoint {step} to {self.directory}: {_reason(error)};'
         ' those before are intact'

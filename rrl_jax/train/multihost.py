@@ -41,6 +41,8 @@ _LOSS = re.compile(
   '|cancelled|barrier|preempt|coordination|distributed service',
   re.IGNORECASE,
 )
+# A program that was compiled before raises the same as a bare ValueError.
+_STATUS = re.compile(r'[A-Z_]+: ')
 _NATIVE = re.compile(rb'^[EF]\d{4} .*(coordination|client\.h)', re.MULTILINE)
 
 
@@ -131,7 +133,10 @@ def lost(error: BaseException) -> str | None:
   """The line about another process that is gone, if that made the error."""
   seen = error
   while seen is not None:
-    if isinstance(seen, jax.errors.JaxRuntimeError) and _LOSS.search(str(seen)):
+    native = isinstance(seen, jax.errors.JaxRuntimeError) or (
+      type(seen) is ValueError and _STATUS.match(str(seen))
+    )
+    if native and _LOSS.search(str(seen)):
       return _lost_line(_one_line(seen))
     seen = seen.__cause__ or seen.__context__
   return None
