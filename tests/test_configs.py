@@ -32,6 +32,7 @@ from configs import (
 from configs.studies import gr as gr_study
 from configs.studies import hro as hro_study
 from configs.studies import indicators as indicators_study
+from configs.studies import precision
 from configs.studies import tarrl as tarrl_study
 from configs.studies import thanos as thanos_study
 from rrl_jax import models
@@ -241,6 +242,28 @@ def test_studies_tune_every_method_as_much(module, data):
   }
   assert set(sizes) == set(study.methods)
   assert len(set(sizes.values())) == 1
+
+
+@pytest.mark.parametrize(('study', 'data'), precision.CHOSEN)
+def test_precision_is_compared_at_the_settings_that_a_study_chose(study, data):
+  tuned = precision.STUDIES[study].get_config(data).study
+  config = precision.get_config(f'{study},{data}').study
+  assert set(config.methods) == set(tuned.methods)
+  for name, chosen in precision.CHOSEN[study, data].items():
+    axes = dict(tuned.grids[name])
+    for fields, values in axes.items():
+      whole = (fields,) if isinstance(fields, str) else fields
+      point = tuple(chosen.get(field) for field in whole)
+      possible = [v if whole is fields else (v,) for v in values]
+      assert point in possible, (name, fields)
+    flat = config.methods[name].to_dict()
+    for field, value in chosen.items():
+      found = flat
+      for part in field.split('.'):
+        found = found[part]
+      assert found == value
+  if study == 'gr':
+    assert config.methods.GR.data.noise.rate == 0.4
 
 
 @pytest.mark.parametrize(

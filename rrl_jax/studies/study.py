@@ -10,7 +10,7 @@ import numpy as np
 
 from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
-from rrl_jax.studies import cross_attack
+from rrl_jax.studies import cross_attack, ranking
 from rrl_jax.studies import table as table_lib
 from rrl_jax.train import evaluation
 from rrl_jax.train import workdir as workdir_lib
@@ -34,6 +34,8 @@ def run(
   With ``study.inferred_groups`` (method -> an earlier method) a run is told the
   clusters that the earlier method's run of the same seed found in its features;
   while tuning, those of its best point.
+  With ``study.same_order``, the name of a condition, the order of the methods
+  under each other one is compared with that under it, see `ranking`.
   With ``study.cross_attack`` the linear probes of one target task are attacked
   once more, with more steps and restarts and by each other's images, see
   `cross_attack`.
@@ -44,9 +46,9 @@ def run(
   Args:
     config: A config with a ``study``: methods, order, grids, seeds,
       tuning_seeds, tuning_evals, validation, select, baseline, metrics, and
-      perhaps conditions, inferred_groups, cross_attack and tuning_transfer
-      (target tasks of the tuning runs, which otherwise have none;
-      ``validation`` has to be held out of them).
+      perhaps conditions, same_order, inferred_groups, cross_attack and
+      tuning_transfer (target tasks of the tuning runs, which otherwise have
+      none; ``validation`` has to be held out of them).
     root: The study's folder.
     overrides: Fields that the command line changed, for the record.
 
@@ -86,6 +88,8 @@ def run(
     _write(root, study, found)  # What is there so far, should it be stopped.
     if 'cross_attack' in study:
       _cross_attack(study, changes, chosen, folder)
+  if 'same_order' in study:
+    _compare_order(root, study, found)
   if jax.process_index() == 0:
     print((root / 'table.md').read_text())
 
@@ -181,6 +185,27 @@ def _write(root, study, found):
   workdir_lib.write_bytes(root / 'table.md', text.encode())
 
 
+def _compare_order(root, study, found):
+  """Writes ``order.md`` and ``.json``: the conditions' order of the methods."""
+  first = study.same_order
+  texts, plain = [], {}
+  for condition in found:
+    if condition == first:
+      continue
+    agreements = ranking.compare(
+      found[first].results, found[condition].results, study.metrics
+    )
+    plain[condition] = {name: a._asdict() for name, a in agreements.items()}
+    texts.append(
+      ranking.to_markdown(agreements, first, condition, len(study.seeds))
+    )
+  workdir_lib.write_json(root / 'order.json', plain)
+  text = '\n'.join(texts)
+  workdir_lib.write_bytes(root / 'order.md', text.encode())
+  if jax.process_index() == 0:
+    print(text)
+
+
 def _check(study, grids, conditions):
   """Looks at what can be judged before the first run."""
   sizes = {name: len(points) for name, points in grids.items()}
@@ -204,6 +229,11 @@ def _check(study, grids, conditions):
     raise ConfigError(f'study.validation={study.validation} is not in (0, 1)')
   if not conditions:
     raise ConfigError('study.conditions is empty')
+  same_order = study.get('same_order')
+  if same_order is not None and same_order not in conditions:
+    raise ConfigError(
+      f'study.same_order={same_order!r}; conditions: {", ".join(conditions)}'
+    )
   for name, source in study.get('inferred_groups', {}).items():
     order = list(study.order)
     if name not in order or source not in order[: order.index(name)]:

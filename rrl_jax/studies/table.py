@@ -58,7 +58,7 @@ def make_table(
       values = np.array([run[metric] for run in runs])
       against = np.array([run[metric] for run in results[baseline]])
       table[name][metric] = Cell(
-        *_mean_interval(values), *_mean_interval(values - against)
+        *mean_interval(values), *mean_interval(values - against)
       )
   return table
 
@@ -154,8 +154,8 @@ def _heading(metric):
   return name.replace('_', ' ').replace('/', ', ') or 'accuracy'
 
 
-def _mean_interval(values):
-  """Mean and half of the 95% Student interval."""
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+  """Mean and half of the 95% Student interval, of numbers over seeds."""
   from scipy import stats
 
   n = len(values)
