@@ -14,8 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 import numpy as np
 
-from configs import common, hro, simclr, thanos
+from configs import common, hro, indicators, simclr, thanos
 from rrl_jax import losses, studies, train
+from rrl_jax.studies import pool
 from rrl_jax.train import multihost, sharding
 
 STEPS = 4
@@ -148,7 +149,50 @@ def study(root: pathlib.Path, num_devices: int) -> None:
   studies.run(config, root / 'study', {})
 
 
-JOBS = {job.__name__: job for job in (fit_and_judge, contrast, study)}
+def split_weights(root: pathlib.Path, num_devices: int) -> None:
+  """Weights and optimizer of which each device holds a part."""
+  config = small(hro.get_config('erm'), num_devices)
+  config.model.kw.widths = (64,)
+  config.mesh.fsdp = 512
+  config.evals = {'accuracy': {}}
+  config.transfer = {}
+  train.train_and_evaluate(config, root / 'split', {}, quiet=True)
+
+
+def pool_of_models(root: pathlib.Path, num_devices: int) -> None:
+  """Job pool: three models, their indicators, their corrupted accuracy."""
+  models = {}
+  for width in (2, 4, 8):
+    models[f'width_{width}'] = model = small(hro.get_config('erm'), num_devices)
+    model.model.kw.widths = (width,)
+    model.transfer = {}
+  config = common.base()
+  config.job = 'pool'
+  config.pool = indicators.pool(models, train_only=False)
+  config.pool.resamples = 20
+  config.pool.evals = {
+    'accuracy': {'train_examples': 0},
+    'indicators': {
+      'num_examples': 60,
+      'num_train': 60,
+      'max_examples': 40,
+      'num_restarts': 1,
+      'sweep': (0.5,),
+    },
+    'corruption': {
+      'names': ('brightness',),
+      'severities': (3,),
+      'num_examples': 60,
+      'resamples': 5,
+    },
+  }
+  pool.run(config, root / 'pool', {})
+
+
+JOBS = {
+  job.__name__: job
+  for job in (fit_and_judge, contrast, study, split_weights, pool_of_models)
+}
 
 
 def main(coordinator, num_processes, process_id, root, *jobs):

@@ -4,10 +4,12 @@ Four processes, restarts and kills while saving take minutes:
 ``pytest -m slow tests/test_multihost.py``.
 """
 
+import fcntl
 import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -150,13 +152,22 @@ def lost_lines(started, within):
   scope='module',
   params=[2, pytest.param(4, marks=pytest.mark.slow)],
 )
-def folders(request, tmp_path_factory):
+def folders(request, tmp_path_factory, worker_id):
   """``(number, folder of so many processes, folder of one)``."""
-  root = tmp_path_factory.mktemp('together')
-  alone = tmp_path_factory.mktemp('alone')
-  together(request.param, root, *processes.JOBS)
-  for job in processes.JOBS.values():
-    job(alone, request.param)
+  everyones = tmp_path_factory.getbasetemp()
+  if worker_id != 'master':
+    everyones = everyones.parent
+  root = everyones / f'together{request.param}'
+  alone = everyones / f'alone{request.param}'
+  # The first of pytest's workers makes them, for all.
+  with (everyones / f'lock{request.param}').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not root.exists():
+      root.mkdir()
+      alone.mkdir()
+      together(request.param, root, *processes.JOBS)
+      for job in processes.JOBS.values():
+        job(alone, request.param)
   return request.param, root, alone
 
 
@@ -327,3 +338,47 @@ def test_processes_do_a_study_as_one_does(folders):
   )
   assert found['chosen'] == expected['chosen']
   assert_close(found['results'], expected['results'])
+
+
+def test_processes_split_the_weights_as_devices_do(folders):
+  _, root, alone = folders
+  assert_close(losses_of(root / 'split'), losses_of(alone / 'split'))
+  found, expected = (
+    json.loads((folder / 'split' / 'results.json').read_text())
+    for folder in (root, alone)
+  )
+  assert_close(found, expected)
+
+
+def test_processes_do_a_pool_as_one_does(folders):
+  _, root, alone = folders
+  found, expected = (
+    json.loads((folder / 'pool' / 'table.json').read_text())['models']
+    for folder in (root, alone)
+  )
+  assert found.keys() == expected.keys()
+  for name, model in expected.items():
+    results = found[name]['results']
+    assert results.keys() == model['results'].keys()
+    assert 'indicators/kmeans_accuracy' in results
+    assert_close(results, model['results'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('full', [0, 1])
+def test_a_disk_that_is_full_for_one_ends_all_and_harms_nothing(tmp_path, full):
+  root = tmp_path / 'run'
+  started = launched(2, root, '--config.model.kw.widths=(256,256)')
+  wait_for(60, root, started)
+  # No file of that process may grow beyond 16 KiB.
+  pid = started[full].pid
+  _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+  resource.prlimit(pid, resource.RLIMIT_FSIZE, (16_384, hard))
+  said = [process.communicate(timeout=60)[1] for process in started]
+  assert [process.returncode for process in started] == [3, 3], said
+  line = r'cannot write checkpoint \d+ to .*: File too large; those before are'
+  for i, text in enumerate(said):
+    assert len(text.splitlines()) == 1
+    found = re.search(line, text)
+    assert found
+    assert (f'process {full}: ' in text) == (i != full)
+  assert (root / 'checkpoints' / '50' / 'manifest.json').exists()

@@ -17,6 +17,7 @@ import shutil
 import sys
 
 import jax
+from orbax.checkpoint import multihost as ocp_multihost
 from orbax.checkpoint import v1 as ocp
 
 from rrl_jax.errors import DataError
@@ -59,6 +60,8 @@ class Checkpoints:
   def __exit__(self, *error):
     if self._opened is None:
       return
+    if self._failed and multihost.joined():
+      return  # It would wait for processes that are about to end.
     with _without_log():
       try:
         self._opened.close()
@@ -73,6 +76,7 @@ class Checkpoints:
       try:
         self._opened = ocp.training.Checkpointer(
           self.directory,
+          context=_context() if multihost.joined() else None,
           save_decision_policy=(
             ocp.training.save_decision_policies.FixedIntervalPolicy(1)
           ),
@@ -210,6 +214,27 @@ class Checkpoints:
         f'{folder} was saved by another config; choose another --workdir'
       )
     return None
+
+
+def _context():
+  """Orbax's settings, but for a process that has failed: it waits for nobody.
+
+  Orbax lets it meet the others before it raises; they are still waiting for
+  its part of the checkpoint, up to 20 minutes.
+  """
+  context = ocp.Context()
+  options = context.asynchronous.v0()
+  options.barrier_sync_fn = _barrier
+  context.asynchronous.v0 = lambda: options
+  return context
+
+
+def _barrier(*, key, timeout_ms):
+  """Meets the other processes, unless an error is on its way up."""
+  error = sys.exc_info()[1]
+  if error is not None:
+    raise error
+  ocp_multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 @contextlib.contextmanager

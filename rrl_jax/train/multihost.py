@@ -182,7 +182,7 @@ class _Together:
     self._position = 0  # Steps since the start, over all runs of a study.
     self._stop_at = None
     self._last_words = f'stopped by SIGTERM; {_GOES_ON}'
-    self._failed = False
+    self.failed = None  # Exit code, once there is one to end with.
     signal.signal(signal.SIGTERM, self._on_sigterm)
     threading.Thread(target=self._listen, daemon=True).start()
 
@@ -208,17 +208,19 @@ class _Together:
 
   def tell_failure(self, code, line):
     """Waits until all have failed alike, or have had time to hear of it."""
-    self._failed = True
+    self.failed = code
     until = time.monotonic() + _PATIENCE
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       self._client.key_value_set(
-        f'rrl_jax/failed/{self._index}', json.dumps([code, line])
+        f'rrl_jax/failed/{self._index}', json.dumps([code, line]), True
       )
       while time.monotonic() < until:
         failed = self._client.key_value_dir_get('rrl_jax/failed')
         if len(failed) == self._count:
           break
         time.sleep(_TICK / 10)
+      if self._index == 0:
+        time.sleep(_TICK)  # Without it the others could ask no more.
 
   def _on_sigterm(self, signum, frame):
     self._asked = True
@@ -226,7 +228,7 @@ class _Together:
   def _listen(self):
     """The thread: looks for failures and for requests to stop."""
     told = False
-    while not self._failed and distributed.global_state.client is not None:
+    while self.failed is None and distributed.global_state.client is not None:
       time.sleep(_TICK)
       try:
         self._look_for_failure()
@@ -241,9 +243,10 @@ class _Together:
 
   def _look_for_failure(self):
     for name, told in self._client.key_value_dir_get('rrl_jax/failed'):
-      if not self._failed:
+      if self.failed is None:
         code, line = json.loads(told)
         _say(f'process {name.rpartition("/")[2]}: {line}')
+        self.tell_failure(code, line)
         _exit(code)
 
   def _stop_together(self):
@@ -338,6 +341,8 @@ def _on_abort(native, unmet):
   """Makes the runtime's ``abort()`` over a lost process an exit with 75."""
 
   def handle(signum):
+    if _together is not None and _together.failed is not None:
+      _exit(_together.failed)  # It is ending already, and so are the others.
     words = native.last_words()
     if _LOSS.search(words) and _together is None:
       abandon(f'{unmet}; {_GOES_ON}')
