@@ -30,28 +30,7 @@ export TOPOLOGY=${TOPOLOGY:-4x4}
 export CLAIM=${CLAIM:-rrl-runs}
 export RESTARTS=${RESTARTS:-20}
 
-usage() {
-  sed -n '2,/^set/p' "$self" | grep '^#' | cut -c3- >&2
-  exit 2
-}
-
-dry=0
-if [ "${1:-}" = --dry-run ]; then
-  dry=1
-  shift
-fi
-stage=${1:-}
-[ -n "$stage" ] || usage
-shift
-
-do_() {
-  if [ "$dry" = 1 ]; then
-    printf '%q ' "$@" | sed 's/ $//'
-    echo
-  else
-    "$@"
-  fi
-}
+. "$(dirname "$self")/_stage.bash"
 
 # The yaml with its $NAMES replaced; a list of arguments as quoted items.
 filled() {

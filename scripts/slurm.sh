@@ -25,28 +25,7 @@ WORKDIR=${WORKDIR:-$PWD/runs/$NAME}
 PYTHON=${PYTHON:-.venv/bin/python}
 RESTARTS=${RESTARTS:-20}
 
-usage() {
-  sed -n '2,/^set/p' "$self" | grep '^#' | cut -c3- >&2
-  exit 2
-}
-
-dry=0
-if [ "${1:-}" = --dry-run ]; then
-  dry=1
-  shift
-fi
-stage=${1:-}
-[ -n "$stage" ] || usage
-shift
-
-do_() {
-  if [ "$dry" = 1 ]; then
-    printf '%q ' "$@" | sed 's/ $//'
-    echo
-  else
-    "$@"
-  fi
-}
+. "$(dirname "$self")/_stage.bash"
 
 # Code 75, or a process killed by a signal, puts the job back into the queue:
 # the same command goes on. When a machine fails, Slurm does so by itself.

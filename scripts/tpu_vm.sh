@@ -29,29 +29,7 @@ SPOT=${SPOT:-0}
 WORKDIR=${WORKDIR:-/mnt/runs/$NAME}
 RESTARTS=${RESTARTS:-20}
 
-usage() {
-  sed -n '2,/^set/p' "$self" | grep '^#' | cut -c3- >&2
-  exit 2
-}
-
-dry=0
-if [ "${1:-}" = --dry-run ]; then
-  dry=1
-  shift
-fi
-stage=${1:-}
-[ -n "$stage" ] || usage
-shift
-
-# Runs a command, or prints it as one could paste it.
-do_() {
-  if [ "$dry" = 1 ]; then
-    printf '%q ' "$@" | sed 's/ $//'
-    echo
-  else
-    "$@"
-  fi
-}
+. "$(dirname "$self")/_stage.bash"
 
 tpu() {
   local verb=$1
