@@ -54,7 +54,7 @@ case $stage in
     [ $# -gt 0 ] || usage
     [ -n "$IMAGE" ] || { echo 'IMAGE is not set' >&2; exit 2; }
     if [ "$dry" = 1 ]; then
-      echo 'kubectl apply -f - <<EOF'
+      echo "kubectl apply -f - <<'EOF'"
       filled "$@"
       echo EOF
     else

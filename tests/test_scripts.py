@@ -87,7 +87,7 @@ def test_a_job_set_is_filled_in_and_starts_again_after_75_only():
   )
   assert done.returncode == 0, done.stderr
   first, *lines, last = done.stdout.splitlines()
-  assert (first, last) == ('kubectl apply -f - <<EOF', 'EOF')
+  assert (first, last) == ("kubectl apply -f - <<'EOF'", 'EOF')
   spec = yaml.safe_load('\n'.join(lines))['spec']
   job = spec['replicatedJobs'][0]['template']['spec']
   assert job['completions'] == job['parallelism'] == 8
