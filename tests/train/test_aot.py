@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -68,6 +69,38 @@ def test_a_small_run_is_compiled_and_described(tmp_path):
   assert 'all-reduce' in lines
   assert 'in attack' not in done.stdout
   assert not (tmp_path / 'run').exists()
+
+
+@needs_libtpu
+def test_a_ring_sends_a_chips_own_rows_and_no_image():
+  local, views, dim = 128, 2, 64
+  plain = ('jitter', 'grayscale', 'blur', 'solarize')  # Quick to compile.
+  done = launch(
+    '--config=configs/simclr.py',
+    '--aot=v5e:4x4',
+    f'--config.batch_size={16 * local}',
+    '--config.model.kw.widths=(64,)',
+    *(f'--config.data.augment.{transform}=0.0' for transform in plain),
+  )
+  assert done.returncode == 0, done.stderr
+  step = done.stdout.partition('evaluation')[0]
+  hop = f'{local * views * dim * 4 // 1024} KiB'
+  sent = re.findall(r'(\S+): \d+ of ([\d.]+ \w+),', step)
+  assert ('collective-permute', hop) in sent
+  kinds = {kind for kind, _ in sent}
+  assert kinds == {'collective-permute', 'all-reduce'}
+  # Embeddings are the most that hops; weights are all that is summed.
+  hops = [n for kind, n in _kib(sent) if kind == 'collective-permute']
+  assert max(hops) == local * views * dim * 4 / 1024
+  assert sum(n for kind, n in _kib(sent) if kind == 'all-reduce') < 64
+
+
+def _kib(sent):
+  """Sizes in KiB."""
+  units = {'B': 1 / 1024, 'KiB': 1, 'MiB': 1024}
+  for kind, size in sent:
+    number, unit = size.split()
+    yield kind, float(number) * units[unit]
 
 
 def test_without_libtpu_one_line_says_how_to_get_it():
