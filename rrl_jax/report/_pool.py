@@ -22,6 +22,7 @@ _RATIO = (
   ' indicators called ratio have there too: such a pair goes together by'
   ' itself.'
 )
+_TESTED = ('spearman', 'partial_pearson', 'partial_spearman')
 _MAX_BARS = 16  # Indicators in the drawing of strengths.
 _MAX_ROWS = 16  # Of a table of indicators; the rest is folded up.
 _MAX_SCATTERS = 6
@@ -167,27 +168,37 @@ def _target(table, target):
     f'{found["num_models"]} models of {found["num_recipes"]} recipes. Below'
     ' each number its 95% bootstrap interval over recipes; p-values by'
     ' permutation, below each that after Holm’s correction for all rows.'
+    ' Without two: without the two models that carry most of it, named below.'
   ) + (_RATIO if 'relative' in target else '')
   rows = [
     {
       'name': words(name),
       'cells': [_cell(associations[name][which]) for which in COLUMNS]
-      + [
-        _p_value(associations[name][w])
-        for w in ('spearman', 'partial_spearman')
-      ],
+      + [_p_value(associations[name][w]) for w in _TESTED]
+      + [_without(found.get('weakest', {}).get(name))],
     }
     for name in names
   ]
   row |= {'rows': rows[:_MAX_ROWS], 'weaker': rows[_MAX_ROWS:]}
   row['columns'] = [
-    *COLUMNS.values(), 'p of Spearman', 'p of partial Spearman'
+    *COLUMNS.values(), 'p of Spearman', 'p of partial Pearson',
+    'p of partial Spearman', 'partial Pearson without two',
   ]  # fmt: skip
   row['combinations'] = [
     {'name': name.replace('_', ' '), **_cell(each)}
     for name, each in found.get('combinations', {}).items()
   ]
   return row
+
+
+def _without(weakest):
+  """What is left of a correlation, and without which models."""
+  if not weakest or weakest['value'] is None:
+    return {'text': '', 'interval': ''}
+  return {
+    'text': _short('{:.2f}', weakest['value']),
+    'interval': ', '.join(weakest['left_out']),
+  }
 
 
 def _p_value(estimate):

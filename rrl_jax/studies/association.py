@@ -1,6 +1,7 @@
 """How a number that one can have goes with one that one wants, over models."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,18 @@ class Estimate(NamedTuple):
   high: float | None = None
   p_value: float | None = None
   holm: float | None = None
+
+
+class Weakest(NamedTuple):
+  """What is left of a correlation without those that carry it.
+
+  Attributes:
+    value: The correlation of the other models; None where it is not defined.
+    left_out: The recipes that were left out.
+  """
+
+  value: float | None = None
+  left_out: tuple = ()
 
 
 def associations(
@@ -225,6 +238,65 @@ def statistics(
     found['partial_pearson'] = _partial(xs, ys, zs, weights)
     found['partial_spearman'] = _partial(ranks(x), ranks(y), ranks(z), weights)
   return found
+
+
+def weakest_partial(
+  x: ArrayLike,
+  y: ArrayLike,
+  control: ArrayLike,
+  *,
+  clusters: Sequence | None = None,
+  leave_out: int = 2,
+) -> Weakest:
+  """The partial Pearson correlation when the recipes that carry it are gone.
+
+  Of all ways to leave out so many recipes, the one that leaves least of the
+  correlation of all models, or turns its sign. A linear association that a few
+  outlying models make is small or of the other sign then.
+
+  Args:
+    x: The indicator, ``[M]``.
+    y: The target, ``[M]``.
+    control: What is known anyway, ``[M]``.
+    clusters: The recipe of each model, ``[M]``; None for each its own.
+    leave_out: How many recipes.
+
+  Returns:
+    What is left, and without which recipes; undefined where the correlation of
+    all models is, or where fewer than four recipes would stay.
+
+  Raises:
+    DataError: As `associate`.
+
+  Example:
+    >>> x, y, z = [0, 1, 0, 1, 9], [1, 0, 0, 1, 9], [0, 0, 1, 1, 0]
+    >>> found = weakest_partial(x, y, z, leave_out=1)
+    >>> print(f'{found.value:.2f} without {found.left_out}')
+    0.00 without (4,)
+  """
+  x, y, z = (
+    _standard(_numbers(name, v))
+    for name, v in (('x', x), ('y', y), ('control', control))
+  )
+  names = list(range(len(x))) if clusters is None else list(clusters)
+  ids = _cluster_ids(clusters, len(x))
+  num_clusters = ids.max() + 1
+  if num_clusters - leave_out < _MIN_PARTIAL:
+    return Weakest()
+  gone = np.array(
+    list(itertools.combinations(range(num_clusters), leave_out)), int
+  )
+  kept = np.ones((len(gone) + 1, num_clusters))
+  kept[np.arange(len(gone))[:, None] + 1, gone] = 0
+  weights = kept[:, ids]
+  whole, *rest = _partial(*(_rows(v, weights) for v in (x, y, z)), weights)
+  if np.isnan(whole) or np.all(np.isnan(rest)):
+    return Weakest()
+  least = int(np.nanargmin(np.sign(whole) * np.array(rest)))
+  left_out = tuple(
+    names[int(np.flatnonzero(ids == one)[0])] for one in gone[least]
+  )
+  return Weakest(float(rest[least]), left_out)
 
 
 def combine(

@@ -160,6 +160,7 @@ def _table(pool, models):
     'targets': {
       target: pool_table.relate(
         results,
+        list(models),
         [model.recipe for model in models.values()],
         target=target,
         control=pool.control,

@@ -28,6 +28,8 @@ _COLUMNS = {
   'partial_spearman': 'partial Spearman',
 }
 
+TESTED = ('spearman', 'partial_pearson', 'partial_spearman')
+
 
 def indicator_names(
   results: Sequence[Mapping[str, float]], control: str
@@ -51,6 +53,7 @@ def indicator_names(
 
 def relate(
   results: Sequence[Mapping[str, float]],
+  names: Sequence[str],
   recipes: Sequence[str],
   *,
   target: str,
@@ -64,6 +67,7 @@ def relate(
 
   Args:
     results: Of each model, number by name.
+    names: Of the models.
     recipes: Of each model, what it shares with others of its recipe.
     target: Name of what is to be told.
     control: Name of what is known anyway; models without it are left out, as
@@ -75,14 +79,17 @@ def relate(
 
   Returns:
     ``num_models``, ``num_recipes``, ``associations`` (indicator -> statistic ->
-    value, low, high, p_value, holm), ``combinations`` (name -> the same for
-    the held-out R^2) and ``sweep`` (measure -> rows of threshold and rank
+    value, low, high, p_value, holm), ``weakest`` (indicator -> value and
+    left_out, the partial Pearson correlation without the models of the two
+    recipes that carry most of it), ``combinations`` (name -> value and interval
+    of the held-out R^2) and ``sweep`` (measure -> rows of threshold and rank
     correlation); or ``left_out``, why there is none of that.
   """
   rows = [
     i for i, row in enumerate(results) if target in row and control in row
   ]
   results = [results[i] for i in rows]
+  names = [names[i] for i in rows]
   recipes = [recipes[i] for i in rows]
   counts = {'num_models': len(rows), 'num_recipes': len(set(recipes))}
   if counts['num_recipes'] < association.MIN_MODELS:
@@ -105,8 +112,26 @@ def relate(
   }
   return counts | {
     'associations': plain,
+    'weakest': {
+      name: _weakest(column(name), y, z, names, recipes) for name in plain
+    },
     'combinations': _combinations(column, y, control, combination, kw),
     'sweep': _sweep(results, column, y, kw),
+  }
+
+
+def _weakest(x, y, z, names, recipes):
+  """Without the two recipes that carry most, of models that have x."""
+  kept = np.flatnonzero(np.isfinite(x))
+  clusters = [recipes[i] for i in kept]
+  if len(set(clusters)) < association.MIN_MODELS:
+    return {'value': None, 'left_out': []}
+  value, gone = association.weakest_partial(
+    x[kept], y[kept], z[kept], clusters=clusters
+  )
+  return {
+    'value': value,
+    'left_out': [names[i] for i in kept if recipes[i] in gone],
   }
 
 
@@ -273,16 +298,20 @@ def to_markdown(table: Mapping[str, Any]) -> str:
       f'{found["num_models"]} models of {found["num_recipes"]} recipes. Behind'
       ' each number its 95% bootstrap interval over recipes; p by permutation,'
       ' behind it after Holm over all rows. Partial: given'
-      f' {words(control)}.' + (f' {_RATIO}' if 'relative' in target else ''),
+      f' {words(control)}; without two: the partial Pearson without the two'
+      ' models that carry most of it.'
+      + (f' {_RATIO}' if 'relative' in target else ''),
       '',
-      f'| indicator | {" | ".join(_COLUMNS.values())} | p of Spearman'
-      ' | p of partial Spearman |',
-      '|---' * (len(_COLUMNS) + 3) + '|',
+      f'| indicator | {" | ".join(_COLUMNS.values())} |'
+      f' {" | ".join(f"p of {words(name)}" for name in TESTED)} |'
+      ' without two |',
+      '|---' * (len(_COLUMNS) + len(TESTED) + 2) + '|',
     ]
     rows = sorted(found['associations'].items(), key=_strength, reverse=True)
     for name, row in rows:
       cells = [_interval(row[which]) for which in _COLUMNS]
-      cells += [_p_values(row[w]) for w in ('spearman', 'partial_spearman')]
+      cells += [_p_values(row[which]) for which in TESTED]
+      cells.append(_without(found['weakest'][name]))
       lines.append(f'| {words(name)} | {" | ".join(cells)} |')
     lines += ['', 'Held-out R^2 of a fit to several numbers together:', '']
     lines += [
@@ -375,6 +404,13 @@ def _interval(found):
 def _short(value):
   """Two places; a fit that is off by far is told from a bad one no better."""
   return '<-10' if value < -10 else f'{value:.2f}'
+
+
+def _without(found):
+  """``0.10 (gr, noise_40_long)``."""
+  if found['value'] is None:
+    return ''
+  return f'{_short(found["value"])} ({", ".join(found["left_out"])})'
 
 
 def _p_values(found):

@@ -63,6 +63,7 @@ def make_table(num_models=10, names=None):
       target: pool_table.relate(
         results,
         names,
+        names,
         target=target,
         control=CONTROL,
         combination=['indicators/kmeans_accuracy', 'indicators/overlap'],

@@ -1,5 +1,7 @@
 """Associations over models agree with their definitions, draw by draw."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -152,6 +154,49 @@ def test_clean_accuracy_in_disguise_is_unmasked(rng):
   assert found['partial_pearson'].low < 0 < found['partial_pearson'].high
   assert found['partial_pearson'].p_value > 0.05
   assert found['pearson'].p_value == 1 / 501
+
+
+def test_the_weakest_is_that_of_all_ways_to_leave_two_out(rng):
+  x, y, z = pool(rng)
+  whole = value(quick(x, y, control=z), 'partial_pearson')
+  found = association.weakest_partial(x, y, z)
+  left = {}
+  for pair in itertools.combinations(range(len(x)), 2):
+    kept = np.delete(np.arange(len(x)), pair)
+    left[pair] = value(
+      quick(x[kept], y[kept], control=z[kept]), 'partial_pearson'
+    )
+  pair = min(left, key=lambda pair: np.sign(whole) * left[pair])
+  assert found.left_out == pair
+  np.testing.assert_allclose(found.value, left[pair], rtol=1e-9)
+  turned = association.weakest_partial(-x, y, z)
+  np.testing.assert_allclose(turned.value, -found.value, rtol=1e-9)
+
+
+def test_two_outliers_that_make_a_correlation_are_named(rng):
+  x, y, z = (rng.normal(size=20) for _ in range(3))
+  x[[3, 7]] += 30
+  y[[3, 7]] += 30
+  assert value(quick(x, y, control=z), 'partial_pearson') > 0.95
+  found = association.weakest_partial(x, y, z)
+  assert found.left_out == (3, 7)
+  assert abs(found.value) < 0.5
+  # Seeds of one recipe go together.
+  names = [f'recipe{i}' for i in range(20)] + ['recipe3']
+  again = association.weakest_partial(
+    *(np.append(v, v[3]) for v in (x, y, z)), clusters=names
+  )
+  assert set(again.left_out) == {'recipe3', 'recipe7'}
+  np.testing.assert_allclose(again.value, found.value, rtol=1e-9)
+
+
+def test_nothing_is_left_to_leave_out():
+  five = np.array([1.0, 2, 4, 3, 5])
+  nothing = association.Weakest()
+  assert association.weakest_partial(five, five[::-1], five**2) == nothing
+  constant = np.ones(9)
+  found = association.weakest_partial(constant, np.arange(9.0), constant)
+  assert found == nothing
 
 
 def test_the_permutation_p_value_is_that_of_all_orders(rng):

@@ -89,6 +89,9 @@ def test_a_pool_relates_indicators_to_corruptions(trained):
     assert 'shifted/mano' in found['associations']
     assert found['associations'][CONTROL]['partial_pearson']['value'] is None
     assert 'accuracy' in found['sweep']
+    # Of three models none stays that could have a partial correlation.
+    weakest = found['weakest']['indicators/kmeans_accuracy']
+    assert weakest == {'value': None, 'left_out': []}
   for name, found in table['models'].items():
     accuracy = found['results'][TARGET]
     assert accuracy['low'] <= accuracy['value'] <= accuracy['high']
