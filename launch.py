@@ -5,7 +5,8 @@
   python launch.py --config=configs/hro.py:imagenet --aot=v5e:16x16
 
 The text behind the config file's colon chooses a variant; --config.a.b=value
-overrides one field. --config.features=mine.npz scores an encoder's features
+overrides one field; with --config.data.name the config's own data.kw are
+forgotten. --config.features=mine.npz scores an encoder's features
 in place of training. A run's folder holds its config, metrics, checkpoints,
 results.json and report/index.html. The same --workdir again resumes the run,
 or says that it is done; a longer --config.total_epochs goes on from the end.
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> int:
   try:
     signal.signal(signal.SIGTERM, _stop)
     if _AOT.value is not None:
-      _aot(_CONFIG.value)
+      _aot(_config())
     else:
       _run()
   except (Exception, KeyboardInterrupt) as error:
@@ -235,9 +236,22 @@ def _configs():
   )
 
 
+def _config():
+  """The config; with another source of data, without the old one's settings."""
+  config, changed = _CONFIG.value, _overrides()
+  if 'data.name' in changed:
+    parts = {'data': config.data}
+    parts |= {f'transfer.{name}': task for name, task in config.transfer.items()}
+    for where, part in parts.items():
+      for name in part.get('kw', ()):
+        if f'{where}.kw.{name}' not in changed:
+          part.kw[name] = None
+  return config
+
+
 def _run():
   """Does the config's job."""
-  config = _CONFIG.value
+  config = _config()
   _set_up_jax()
   from rrl_jax.errors import ConfigError
 

@@ -108,7 +108,7 @@ class Encoder:
     size = batch_size or self.batch_size
     devices = 1 if self.mesh is None else self.mesh.shape['data']
     size = -(-size // devices) * devices
-    run = self.compiled(fn)
+    run = self.mapped(fn)
     pending, done = collections.deque(), []
     for start in range(0, total, size):
       indices = np.arange(start, min(start + size, total))
@@ -121,13 +121,35 @@ class Encoder:
     done.extend(jax.device_get(p) for p in pending)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *done)
 
+  def mapped(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Jits what `map_batches` maps, once.
+
+    The results stay where their rows are, and so does all that leads to them;
+    with several processes they are put together at the end.
+    """
+    if self.mesh is None:
+      return self.compiled(fn)
+    if ('mapped', fn) not in self._jitted:
+      rows = NamedSharding(self.mesh, PartitionSpec('data'))
+
+      def by_rows(*args):
+        return jax.tree.map(
+          lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), fn(*args)
+        )
+
+      whole = NamedSharding(self.mesh, PartitionSpec())
+      self._jitted['mapped', fn] = jax.jit(
+        by_rows, out_shardings=whole if self.mesh.is_multi_process else rows
+      )
+    return self._jitted['mapped', fn]
+
   def compiled(self, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Jits ``fn`` once; its results come back whole on every process."""
     if fn not in self._jitted:
-      everywhere = None
+      whole = None
       if self.mesh is not None:
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-      self._jitted[fn] = jax.jit(fn, out_shardings=everywhere)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+      self._jitted[fn] = jax.jit(fn, out_shardings=whole)
     return self._jitted[fn]
 
   def take(

@@ -182,7 +182,7 @@ def attack_step(
   step_size = kw.get('step_size')
   if step_size is None:
     step_size = 2.5 * kw.get('epsilon', 8 / 255) / num_steps
-  fn = encoder.compiled(
+  fn = encoder.mapped(
     pgd.program(
       encoder,
       key,
