@@ -77,7 +77,8 @@ def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 
   A linear rise over the first ``warmup`` of the run, then constant, a half
-  cosine to zero, or a tenth from each of ``boundaries`` (fractions of the run).
+  cosine to zero, or a tenth from each of ``boundaries`` (fractions of the run;
+  one inside the warm-up counts from its end).
 
   Raises:
     ConfigError: An unknown schedule, or a value out of range.
@@ -102,10 +103,10 @@ def learning_rate(optim: ConfigDict, total_steps: int) -> optax.Schedule:
   elif optim.schedule == 'cosine':
     after = optax.cosine_decay_schedule(optim.lr, rest)
   else:
-    drops = {
-      max(round(part * total_steps) - rising, 0): 0.1
-      for part in optim.boundaries
-    }
+    drops = {}
+    for part in optim.boundaries:
+      drop_step = max(round(part * total_steps) - rising, 0)
+      drops[drop_step] = 0.1 * drops.get(drop_step, 1.0)
     after = optax.piecewise_constant_schedule(optim.lr, drops)
   if not rising:
     return after

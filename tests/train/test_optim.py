@@ -66,6 +66,27 @@ def test_piecewise_drops_by_ten_at_each_boundary():
   )
 
 
+@pytest.mark.parametrize(
+  ('steps', 'warmup', 'boundaries', 'expected'),
+  [
+    # Two drops inside the warm-up, which count from its end.
+    (100, 0.5, (0.2, 0.4, 0.8), {49: 1, 50: 0.01, 79: 0.01, 80: 0.001}),
+    # Two that round to one step.
+    (10, 0.0, (0.5, 0.52), {4: 1, 5: 0.01, 9: 0.01}),
+  ],
+)
+def test_every_drop_counts_where_several_fall_on_one_step(
+  steps, warmup, boundaries, expected
+):
+  config = _config(
+    lr=1.0, schedule='piecewise', warmup=warmup, boundaries=boundaries
+  )
+  rate = optim.learning_rate(config, steps)
+  np.testing.assert_allclose(
+    [rate(step) for step in expected], list(expected.values()), rtol=1e-5
+  )
+
+
 @pytest.mark.parametrize('schedule', optim.SCHEDULES)
 def test_warmup_rises_in_equal_steps_and_wastes_none(schedule):
   config = _config(lr=1.0, schedule=schedule, warmup=0.1)
