@@ -73,7 +73,7 @@ def robustness_indicators(
   multicut_accuracy, multicut_purity,   the multicut at the threshold
   multicut_nmi, multicut_ari,
   multicut_num_clusters
-  multicut_accuracy_ratio               over clean_accuracy
+  multicut_accuracy_ratio               over clean accuracy, of the same rows
   multicut_threshold                    the threshold
   multicut_num_examples                 rows that enter what looks at pairs
   sweep/<s0>/accuracy, purity, ari,     the multicut at every other threshold
@@ -231,10 +231,14 @@ def robustness_indicators(
       put(f'{prefix}overlap', distances.overlap)
       put(f'{prefix}spread', distances.spread)
       put(f'{prefix}relative_spread', distances.relative_spread)
-  if clean > 0:
-    for name in ('kmeans_accuracy', 'multicut_accuracy'):
-      if name in found:
-        put(f'{name}_ratio', found[name] / clean)
+  # Of both accuracies of a ratio the same rows.
+  clean_by_name = {
+    'kmeans_accuracy': clean,
+    'multicut_accuracy': float(np.mean((predictions == labels)[rows])),
+  }
+  for name, accuracy in clean_by_name.items():
+    if name in found and accuracy > 0:
+      put(f'{name}_ratio', found[name] / accuracy)
 
   put('knn_accuracy', _defined(nearest_neighbor_accuracy, part, labels[rows]))
   collapse = _defined(

@@ -67,6 +67,35 @@ def test_the_same_call_gives_the_same_numbers_and_rows_may_be_drawn(rng):
   assert 'nc3' not in got
 
 
+def test_a_ratio_is_of_two_accuracies_of_the_same_rows(rng):
+  z, y = draw(rng, n=120)
+  rows = np.sort(np.random.default_rng(0).choice(np.arange(120), 12, False))
+  # Wrong outside of the drawn rows alone: there both accuracies are 1.
+  predictions = (y + 1) % 3
+  predictions[rows] = y[rows]
+  call = lambda predictions: indicators.robustness_indicators(
+    z,
+    y,
+    predictions,
+    threshold=0.5,
+    sweep=(),
+    num_restarts=1,
+    max_examples=12,
+  )
+  got = call(predictions)
+  assert got['multicut_accuracy'] == got['multicut_accuracy_ratio'] == 1
+  np.testing.assert_allclose(got['clean_accuracy'], 0.1)
+  np.testing.assert_allclose(
+    got['kmeans_accuracy_ratio'], got['kmeans_accuracy'] / 0.1
+  )
+  # Nothing is right there: no ratio, though the clean accuracy is 0.9.
+  wrong = y.copy()
+  wrong[rows] = (y[rows] + 1) % 3
+  got = call(wrong)
+  assert 'multicut_accuracy_ratio' not in got
+  assert 'kmeans_accuracy_ratio' in got
+
+
 def test_features_that_tell_nothing_still_give_finite_numbers():
   z, y = np.ones((12, 4)), np.arange(12) % 2
   got = indicators.robustness_indicators(z, y, 1 - y, sweep=(0.5,))
