@@ -90,7 +90,7 @@ def devices(topology: str) -> Sequence[jax.Device]:
   Raises:
     ConfigError: libtpu is not installed, or knows no such topology.
   """
-  chips.of_topology(topology)
+  chip = chips.of_topology(topology)
   if importlib.util.find_spec('libtpu') is None:
     raise ConfigError(
       "--aot needs libtpu, the TPU's compiler, which runs on any x86-64 Linux:"
@@ -98,7 +98,7 @@ def devices(topology: str) -> Sequence[jax.Device]:
     )
   try:
     found = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology
+      platform='tpu', topology_name=topology, **chip.topology_options
     ).devices
   except Exception as error:  # noqa: BLE001 - whatever libtpu has to say.
     text = ' '.join(str(error).split())

@@ -1,5 +1,6 @@
 """What a chip of each kind of TPU has: memory, bandwidths, peak arithmetic."""
 
+from collections.abc import Mapping
 import dataclasses
 
 from rrl_jax.errors import ConfigError
@@ -18,6 +19,7 @@ class Chip:
       same rate by default, since they are rounded to bfloat16 first.
     ici_bytes_per_s: Bandwidth to the neighbours, all links together, one way.
     source: Where these numbers are from.
+    topology_options: What libtpu is told besides a topology's name.
   """
 
   name: str
@@ -26,6 +28,7 @@ class Chip:
   flops_per_s: float
   ici_bytes_per_s: float
   source: str
+  topology_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _DOCS = 'https://cloud.google.com/tpu/docs/'
@@ -41,6 +44,7 @@ CHIPS = {
       275e12,
       300e9,
       _DOCS + 'v4, https://arxiv.org/abs/2304.01433',
+      {'chip_config_name': 'megacore'},  # Both cores are one device.
     ),
     # 16 GB, 819 GB/s, 197 TFLOP/s, 1600 Gbit/s (400 GB/s both ways).
     Chip('v5e', 16 * 2**30, 819e9, 197e12, 200e9, _DOCS + 'v5e'),

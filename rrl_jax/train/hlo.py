@@ -4,7 +4,6 @@ XLA's own cost analysis counts the body of a loop once, however often it runs;
 here it counts as often as it does.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import functools
 import math
@@ -97,8 +96,12 @@ class Program:
     return self._cost(self._entry, True)[1]
 
   def collectives(self) -> list[Collective]:
-    """All collectives, in no particular order."""
-    return list(self._collectives(self._entry, 1))
+    """All collectives, in no particular order.
+
+    The TPU's compiler takes a collective apart and fuses each piece with what
+    is computed meanwhile; the pieces have one channel and are counted once.
+    """
+    return list(self._collectives(self._entry, 1, set()))
 
   def _cost(self, name, loops):
     """``(flops, bytes)`` of a computation with all that it calls."""
@@ -131,10 +134,16 @@ class Program:
             num_bytes += cost[1]
     return flops, num_bytes
 
-  def _collectives(self, name, times) -> Iterator[Collective]:
+  def _collectives(self, name, times, pieces, fused=False):
+    """Yields them; ``pieces`` has the channels of those that are in pieces."""
     known = self._computations[name]
     for instruction in known.values():
       kind = instruction.opcode.removesuffix('-start')
+      channel = re.search(r'channel_id=(\d+)', instruction.rest)
+      if kind in COLLECTIVES and fused and channel:
+        if (kind, channel[1]) in pieces:
+          continue
+        pieces.add((kind, channel[1]))
       if kind in COLLECTIVES:
         read = [known[o] for o in instruction.operands if o in known]
         yield Collective(
@@ -153,7 +162,9 @@ class Program:
         'while', 'conditional', 'fusion', 'call', 'async-start'
       ):  # fmt: skip
         for part in self._called(instruction):
-          yield from self._collectives(part, inner)
+          yield from self._collectives(
+            part, inner, pieces, fused or instruction.opcode == 'fusion'
+          )
 
   def _called(self, instruction):
     """Names of the computations that an instruction runs."""
@@ -254,10 +265,15 @@ def _bytes(shape):
 
 def _result_bytes(instruction):
   """Bytes of a collective's result, once even if it starts now, ends later."""
-  sizes = [_size(dtype, dims) for dtype, dims, _ in _arrays(instruction.shape)]
+  shape = instruction.shape
   if instruction.opcode in ('all-gather-start', 'collective-permute-start'):
-    return max(sizes)  # Of operand, result and flags.
-  return sum(sizes)
+    # Operand, result and flags; both are tuples where several are sent at once.
+    first = shape.find('(', 1)
+    if first > 0:
+      second = shape.index('(', first + _closing(shape[first:]))
+      return _bytes(shape[second : second + _closing(shape[second:])])
+    return max(_size(dtype, dims) for dtype, dims, _ in _arrays(shape))
+  return _bytes(shape)
 
 
 def _traffic(instruction, known):

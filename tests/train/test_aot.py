@@ -103,6 +103,18 @@ def _kib(sent):
     yield kind, float(number) * units[unit]
 
 
+@needs_libtpu
+@pytest.mark.parametrize('topology', ['v4:2x2x1', 'v5p:2x2x1', 'v6e:2x2'])
+def test_a_chip_of_each_kind_is_a_device(topology):
+  code = (
+    'import os, launch; os.environ |= launch._COMPILE_ONLY;'
+    'from rrl_jax.train import aot, sharding;'
+    f'print(sharding.make_mesh(-1, aot.devices({topology!r})).size)'
+  )
+  done = launch(code=code)
+  assert done.stdout.split()[-1:] == ['4'], done.stderr
+
+
 def test_without_libtpu_one_line_says_how_to_get_it():
   code = (
     'import importlib.util, sys; find = importlib.util.find_spec;'

@@ -64,6 +64,25 @@ def test_collectives_have_kind_bytes_times_and_place():
   assert (total.num_bytes, total.times) == (8 * 4 * 4 + 2 * 16, 1)
 
 
+def test_pieces_of_one_collective_count_once_and_what_is_sent_at_once_adds_up():
+  piece = (
+    '%piece.{0} (x.{0}: f32[4]) -> f32[16] {{\n'
+    '  %x.{0} = f32[4]{{0}} parameter(0)\n'
+    '  ROOT %gather.{0} = f32[16]{{0}} all-gather(%x.{0}), channel_id=9\n}}\n'
+  )
+  text = (
+    piece.format(1) + piece.format(2) + 'ENTRY %main (p: f32[4]) -> f32[16] {\n'
+    '  %p = f32[4]{0} parameter(0)\n'
+    '  %a = f32[16]{0} fusion(%p), kind=kCustom, calls=%piece.1\n'
+    '  %b = f32[16]{0} fusion(%p), kind=kCustom, calls=%piece.2\n'
+    '  %two = ((f32[4]{0}, f32[8]{0}), (f32[16]{0:T(128)}, f32[32]{0}))'
+    ' all-gather-start(%p, %q), channel_id=10\n'
+    '}\n'
+  )
+  found = hlo.Program(text).collectives()
+  assert [c.num_bytes for c in found] == [64, (16 + 32) * 4]
+
+
 def test_a_known_trip_count_is_believed():
   known = 'body=%body.3, backend_config={"known_trip_count":{"n":"11"}}'
   program = hlo.Program(TEXT.replace('body=%body.3', known))
