@@ -46,16 +46,16 @@ class Member:
 
   @property
   def recipe(self) -> str:
-    """The same for runs that differ in nothing but their seeds."""
-    fields = workdir_lib.flatten(workdir_lib.plain(self.config))
-    kept = {
+    """The same for runs whose training differs in nothing but its seeds."""
+    fields = {
       name: value
-      for name, value in fields.items()
-      if value is not None
-      and name.split('.')[-1] != 'seed'
-      and not name.startswith('evals.')
+      for name, value in workdir_lib.trained_fields(self.config).items()
+      if name.split('.')[-1] != 'seed'
     }
-    text = json.dumps(kept, sort_keys=True)
+    config = self.config
+    length = 'total_epochs' if config.total_steps is None else 'total_steps'
+    fields[length] = config[length]
+    text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -39,13 +39,19 @@ _PACKAGES = (
 
 
 def identity(config: ConfigDict) -> str:
-  """Digest of the part of a config that decides what is being trained.
+  """Digest of the part of a config that decides what is being trained."""
+  return _digest(trained_fields(config))
 
-  A field that is None counts as one that is not there, so that a config from
-  before the field existed stays the same.
+
+def trained_fields(config: ConfigDict | dict) -> dict[str, Any]:
+  """The flat fields of a config that decide what is being trained.
+
+  How long is not among them, see `CONTINUABLE`. A field that is None counts as
+  one that is not there, so that a config from before the field existed stays
+  the same.
   """
   fields = _identifying(config)
-  return _digest({n: value for n, value in fields.items() if value is not None})
+  return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

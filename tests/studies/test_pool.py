@@ -202,6 +202,33 @@ def test_seeds_of_one_recipe_are_one_recipe(measured, tmp_path):
   assert (found['num_models'], found['num_recipes']) == (6, 3)
 
 
+@pytest.mark.parametrize(
+  ('fields', 'same'),
+  [
+    ({'seed': 1, 'data.seed': 1, 'data.noise.seed': 1}, True),
+    ({'log_steps': 1, 'ckpt_steps': 1, 'keep_last': 1}, True),
+    ({'mesh.data': -1, 'mesh.fsdp': 8, 'data.num_threads': 1}, True),
+    ({'tracker': 'wandb', 'eval_batch_size': 7}, True),
+    ({'interim_steps': 1, 'interim_evals': {'accuracy': {}}}, True),
+    ({'evals': {}, 'transfer': {'fine': {'classes': ''}}}, True),
+    ({'total_epochs': 7.0}, True),  # The steps are given, and win.
+    ({'total_steps': 3}, False),
+    ({'optim.lr': 0.02}, False),
+    ({'data.noise.kind': 'pair', 'data.noise.rate': 0.1}, False),
+    ({'micro_batches': 2}, False),
+  ],
+)
+def test_a_recipe_is_what_decides_the_training_but_for_seeds(fields, same):
+  recipe = lambda config: pool.Member('a', config, pathlib.Path('a')).recipe
+  assert (recipe(model()) == recipe(model(**fields))) == same
+
+
+def test_without_steps_the_epochs_are_the_recipe():
+  configs = [model(total_steps=None, total_epochs=n) for n in (7.0, 8.0)]
+  members = [pool.Member('a', each, pathlib.Path('a')) for each in configs]
+  assert members[0].recipe != members[1].recipe
+
+
 def features_of(path, rng, **arrays):
   labels = np.repeat([0, 1, 2], 12)
   features = 3 * np.eye(4)[labels] + rng.normal(size=(36, 4))
