@@ -371,5 +371,7 @@ def _run(config, folder, seed):
   measurements = _finished(config, folder)
   if measurements is None:
     measurements = train.train_and_evaluate(config, folder, {}, quiet=True)
+    # Each program maps memory of its own, and Linux allows 65,530 such maps.
+    jax.clear_caches()
     print(f'{folder} done', flush=True)
   return {name: found.value for name, found in measurements.items()}
