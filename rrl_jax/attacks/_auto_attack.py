@@ -422,14 +422,14 @@ class _Evaluation:
 
   def _look_at_square(self, by_attack):
     names = list(by_attack)
-    if 'square' not in names or len(names) < 3 or not len(self.inputs):
+    place = names.index('square') if 'square' in names else 0
+    if place < 2 or not len(self.inputs):  # No attack before it.
       return
-    place = names.index('square')
     gain = by_attack[names[place - 1]] & ~by_attack['square']
     if gain.mean() > _SQUARE_GAIN:
       self._note(
-        f'square alone broke {gain.mean():.1%} of the examples: gradients '
-        'may be masked, try an adaptive attack'
+        f'square broke {gain.mean():.1%} of the examples that the attacks '
+        'before it did not: gradients may be masked, try an adaptive attack'
       )
 
   def _settings(self):

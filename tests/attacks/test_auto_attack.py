@@ -299,7 +299,29 @@ def test_signs_of_a_wrong_figure_are_noted():
     attacks=['apgd-ce', 'square'],
     num_restarts=1,
   )
-  assert any('square alone broke' in note for note in result.notes)
+  gain = (result.by_attack['apgd-ce'] & ~result.by_attack['square']).mean()
+  said = f'square broke {gain:.1%} of the examples that the attacks before it'
+  assert any(said in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+  ('robust', 'noted'),
+  [
+    # Of ten, square breaks three that are left by the attack before it.
+    ({'clean': 10, 'fab': 8, 'square': 5, 'fab-t': 1}, '30.0%'),
+    ({'clean': 10, 'fab': 8, 'fab-t': 5, 'square': 5}, ''),
+    ({'clean': 10, 'square': 5, 'fab': 5}, ''),  # None is before it.
+    ({'clean': 10, 'fab': 5}, ''),
+  ],
+)
+def test_square_is_compared_with_the_attacks_before_it(robust, noted):
+  evaluation = object.__new__(_auto_attack._Evaluation)
+  evaluation.inputs, evaluation.notes = np.zeros((10, 1)), []
+  evaluation._look_at_square(
+    {name: np.arange(10) < number for name, number in robust.items()}
+  )
+  assert len(evaluation.notes) == bool(noted)
+  assert all(f'square broke {noted}' in note for note in evaluation.notes)
 
 
 def test_wrong_arguments_are_named():
