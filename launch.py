@@ -66,12 +66,15 @@ _AOT = flags.DEFINE_string(
   None,
   'Topology, as v5e:16x16: compile for it, say what a step takes, end.',
 )
-# For --aot: libtpu is to look for no TPU, and to share the machine.
-_COMPILE_ONLY = {
-  'JAX_PLATFORMS': 'cpu',
+# libtpu is to look for no TPU, and to say nothing of it.
+_NO_TPU = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
+}
+# For --aot, also beside other processes that do so.
+_COMPILE_ONLY = _NO_TPU | {
+  'JAX_PLATFORMS': 'cpu',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
@@ -240,9 +243,8 @@ def _config():
   """The config; with another source of data, without the old one's settings."""
   config, changed = _CONFIG.value, _overrides()
   if 'data.name' in changed:
-    parts = {'data': config.data}
-    parts |= {f'transfer.{name}': task for name, task in config.transfer.items()}
-    for where, part in parts.items():
+    tasks = {f'transfer.{name}': t for name, t in config.transfer.items()}
+    for where, part in ({'data': config.data} | tasks).items():
       for name in part.get('kw', ()):
         if f'{where}.kw.{name}' not in changed:
           part.kw[name] = None
@@ -331,6 +333,8 @@ def _report(root, measurements):
 
 def _set_up_jax():
   """Distributed runtime and compilation cache, before any device is used."""
+  if not _has_tpu():
+    os.environ.update(_NO_TPU | os.environ)
   import jax
 
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
@@ -340,6 +344,12 @@ def _set_up_jax():
     from rrl_jax.train import multihost
 
     multihost.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+
+
+def _has_tpu():
+  """Whether a chip of Google's is on the bus."""
+  vendors = pathlib.Path('/sys/bus/pci/devices').glob('*/vendor')
+  return any(path.read_text().strip() == '0x1ae0' for path in vendors)
 
 
 def _cache_folder():

@@ -79,6 +79,22 @@ def launch(*args, timeout=120, **env):
       ('--config=configs/hro.py', '--config.evals.pgd.epsilon=-1'),
       ('epsilon', '-1'),
     ),
+    (  # The config's own data.kw are those of tfds, and forgotten.
+      (
+        '--config=configs/hro.py:cifar10',
+        '--config.data.name=mock',
+        '--config.data.kw.num_test=0',
+      ),
+      ('data.kw.num_test', '0'),
+    ),
+    (
+      (
+        '--config=configs/hro.py:cifar10',
+        '--config.data.name=mock',
+        '--config.data.kw.data_set=mnist',
+      ),
+      ('data.kw.data_set', 'mock'),
+    ),
   ],
   ids=lambda value: value[-1] if value else 'none',
 )
