@@ -39,11 +39,14 @@ def masked_mean(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     where: Boolean array that broadcasts to the shape of ``x``, or None.
 
   Returns:
-    A scalar. Masked entries may be inf or NaN without harm.
+    A scalar in the dtype of ``x``; in 16 bits sum and count are of 32. Masked
+    entries may be inf or NaN without harm.
   """
   x = jnp.asarray(x)
   if where is None:
     return jnp.mean(x)
   where = jnp.broadcast_to(where, x.shape)
-  total = jnp.sum(jnp.where(where, x, 0))
-  return total / jnp.maximum(jnp.sum(where), 1).astype(x.dtype)
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  total = jnp.sum(jnp.where(where, x, 0), dtype=wide)
+  count = jnp.maximum(jnp.sum(where), 1).astype(wide)
+  return (total / count).astype(x.dtype)

@@ -51,6 +51,18 @@ def test_masked_mean_of_nothing_is_zero_with_zero_gradient():
   np.testing.assert_array_equal(jax.grad(mean)(jnp.ones(2)), 0)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_masked_mean_of_more_than_16_bits_can_count(dtype):
+  x, where = jnp.ones(70_000, dtype), jnp.ones(70_000, bool)
+  for mask in (None, where, where.at[257:].set(False)):
+    mean = numerics.masked_mean(x, mask)
+    assert mean == 1
+    assert mean.dtype == dtype
+  grad = jax.grad(lambda x: numerics.masked_mean(x, where))(x)
+  assert grad.dtype == dtype
+  np.testing.assert_allclose(grad.astype(float), 1 / 70_000, rtol=5e-3)
+
+
 def test_mean_without_a_mask_is_the_mean(rng):
   x = rng.normal(size=5)
   np.testing.assert_allclose(
