@@ -2,8 +2,10 @@
 
 Every accuracy here is made of counts: correct out of a total. Intervals follow
 from them by Wilson's score method, which keeps to [0, 1] and stays honest near
-its ends, where a normal approximation around the estimate does not. What is no
-accuracy has DeLong's interval (a ROC area) or a bootstrap's.
+its ends, where a normal approximation around the estimate does not. A mean over
+examples of what lies within bounds has the same with an effective number of
+examples; what is no such mean has DeLong's interval (a ROC area) or a
+bootstrap's.
 """
 
 from collections.abc import Callable, Sequence
@@ -220,6 +222,104 @@ def mean(parts: Sequence[Measurement], protocol: str) -> Measurement:
   )
 
 
+def bounded_mean(
+  values: ArrayLike, protocol: str, *, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Measurement:
+  r"""Mean over examples of what lies within bounds, in closed form.
+
+  The interval is Wilson's, of an effective number of examples. With values
+  moved to [0, 1], mean p and variance v,
+
+  .. math:: n_\mathrm{eff} = n \frac{p (1 - p)}{v} \ge n,
+
+  so that of 0 and 1 it is Wilson's own, and the shares of many outcomes of
+  one example narrow it as far as these differ. In the ratio, and there
+  alone, :math:`z^2 / 2` examples at each bound stand beside those seen, as
+  Wilson's centre has them: where all values are alike the interval is not
+  without a width but that of :math:`3.84 / n`, or less between the bounds.
+
+  Args:
+    values: One of each of N independent examples, ``[N]``.
+    protocol: What was measured; N and the interval are added to it.
+    bounds: Of the values.
+
+  Returns:
+    The mean with its 95% interval, which holds it and keeps to the bounds.
+
+  Raises:
+    ValueError: No values, or one out of bounds.
+
+  References:
+    Kish, Survey Sampling, 1965 (effective sample size); Dean and Pagano,
+    `Evaluating Confidence Interval Methods for Binomial Proportions in
+    Clustered Surveys <https://doi.org/10.1093/jssam/smv024>`_, 2015 (Wilson's
+    interval with it); Agresti and Coull, Approximate is Better than "Exact"
+    for Interval Estimation of Binomial Proportions, The American Statistician
+    52, 1998 (the examples added).
+  """
+  values = np.asarray(values, np.float64)
+  bottom, top = bounds
+  slack = 1e-9 * (top - bottom)
+  if not (
+    values.size
+    and bottom - slack <= values.min() <= values.max() <= top + slack
+  ):
+    raise ValueError(f'{values} is not within {bounds}')
+  shares = np.clip((values - bottom) / (top - bottom), 0, 1)
+  z2 = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+  centre = (shares.sum() + z2 / 2) / (shares.size + z2)
+  square = (np.square(shares).sum() + z2 / 2) / (shares.size + z2)
+  times = centre * (1 - centre) / (square - centre**2)
+  effective = shares.size * max(times, 1.0)  # Below by rounding alone.
+  share = shares.mean()
+  low, high = wilson_interval(share * effective, effective)
+  value = float(values.mean())
+  return Measurement(
+    value,
+    min(bottom + (top - bottom) * float(low), value),
+    max(bottom + (top - bottom) * float(high), value),
+    _sentence(
+      f'{protocol}; {shares.size} examples, {CONFIDENCE:.0%} Wilson interval'
+      f' of {effective:.0f} effective ones'
+    ),
+  )
+
+
+def ratio_of_means(
+  numerator: ArrayLike, denominator: ArrayLike, protocol: str
+) -> Measurement:
+  r"""Ratio of the means of two columns of shares of the same examples.
+
+  With the ratio r the interval is that of the mean of :math:`x_i - r y_i`, see
+  `bounded_mean`, over the mean of y (linearisation): it is not narrower than
+  examples suffice for where each x is its y.
+
+  Args:
+    numerator: x in [0, 1] of each of N examples, ``[N]``.
+    denominator: y in [0, 1], not all 0, ``[N]``.
+    protocol: What was measured; N and the interval are added to it.
+
+  Returns:
+    The ratio with its 95% interval, which holds it and is not below 0.
+  """
+  numerator, denominator = (
+    np.asarray(x, np.float64) for x in (numerator, denominator)
+  )
+  mean = denominator.mean()
+  value = float(numerator.mean() / mean)
+  found = bounded_mean(
+    numerator - value * denominator,
+    f'{protocol}; linearised',
+    bounds=(-value, 1.0),
+  )
+  return Measurement(
+    value,
+    float(max(value + min(found.low, 0.0) / mean, 0.0)),
+    float(value + max(found.high, 0.0) / mean),
+    found.protocol,
+  )
+
+
 def exact(value: float, protocol: str) -> Measurement:
   """A number without a sampling error: counted, or made by the run itself."""
   value = float(value)
@@ -231,10 +331,13 @@ def area_under_roc(
 ) -> Measurement:
   r"""Probability that a positive example scores higher than a negative one.
 
-  Ties count half. The interval is DeLong's: with the placements
-  :math:`V_i` of the positives among the negatives and :math:`W_j` of the
-  negatives among the positives, the variance is
-  :math:`\mathrm{var}(V)/n_+ + \mathrm{var}(W)/n_-`.
+  Ties count half. The interval is DeLong's, on the scale of the logit, where
+  it keeps what it promises near 0 and 1 too: with the placements :math:`V_i`
+  of the positives among the negatives and :math:`W_j` of the negatives among
+  the positives, the variance is
+  :math:`\mathrm{var}(V)/n_+ + \mathrm{var}(W)/n_-`. Where no variance is seen
+  (all told apart, or all scores equal) the rule of three has a say: three
+  over the number of the rarer.
 
   Args:
     scores: Higher means positive, shape ``[N]``.
@@ -242,11 +345,13 @@ def area_under_roc(
     protocol: What was measured; the interval is added.
 
   Returns:
-    The area with its 95% interval, cut to [0, 1].
+    The area with its 95% interval, within [0, 1].
 
   References:
     DeLong, DeLong, Clarke-Pearson, Comparing the Areas under Two or More
-    Correlated Receiver Operating Characteristic Curves, Biometrics 44, 1988.
+    Correlated Receiver Operating Characteristic Curves, Biometrics 44, 1988;
+    Pepe, The Statistical Evaluation of Medical Tests for Classification and
+    Prediction, 2003 (the logit).
   """
   scores, positive = np.asarray(scores, float), np.asarray(positive, bool)
   high, low = scores[positive], scores[~positive]
@@ -258,14 +363,16 @@ def area_under_roc(
     v.var(ddof=1) / len(v) if len(v) > 1 else 0.25 for v in (above, below)
   )
   quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-  # All told apart: the rule of three, as no variance is seen.
-  reach = quantile * np.sqrt(variance)
-  if area in (0, 1):
+  if area in (0, 1) or variance == 0:
     reach = 3 / min(len(high), len(low))
+    ends = max(area - reach, 0), min(area + reach, 1)
+  else:
+    reach = quantile * np.sqrt(variance) / (area * (1 - area))
+    odds = np.log(area / (1 - area))
+    ends = (1 / (1 + np.exp(-x)) for x in (odds - reach, odds + reach))
   return Measurement(
     float(area),
-    float(max(area - reach, 0)),
-    float(min(area + reach, 1)),
+    *map(float, ends),
     _sentence(
       f'area under the ROC curve of {protocol}; {len(high)} against {len(low)}'
       f' examples, {CONFIDENCE:.0%} DeLong interval'
@@ -285,7 +392,10 @@ def bootstrap(
   """Any statistic of examples, with 1.96 bootstrap standard errors around it.
 
   Percentiles of the resamples would leave a biased statistic out of its own
-  interval, near 0 for one.
+  interval, near 0 for one. Where all resamples agree they say nothing about
+  what was not seen; within finite bounds the rule of three does then: three
+  over the number of examples, or of those in the smallest stratum, of the way
+  between the bounds. Means of what lies within bounds have `bounded_mean`.
 
   Args:
     statistic: Of the columns, any subset of examples with repetitions.
@@ -314,6 +424,8 @@ def bootstrap(
     values.append(statistic(*(column[rows] for column in columns)))
   quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
   reach = quantile * float(np.std(values, ddof=1)) if resamples > 1 else np.inf
+  if np.ptp(values) < 1e-12 and np.isfinite(bounds).all():
+    reach = 3 / min(map(len, groups)) * (bounds[1] - bounds[0])
   return Measurement(
     value,
     max(value - reach, bounds[0]),

@@ -98,7 +98,8 @@ def test_area_under_roc_equals_the_reference_and_counts_ties_by_half(rng):
   )
   assert found.low < found.value < found.high
   all_ties = lib.area_under_roc(np.zeros(300), positive, 'x')
-  assert all_ties[:3] == (0.5, 0.5, 0.5)
+  reach = 3 / positive.sum()
+  np.testing.assert_allclose(all_ties[:3], [0.5, 0.5 - reach, 0.5 + reach])
   apart = lib.area_under_roc(positive.astype(float), positive, 'x')
   assert (apart.value, apart.high) == (1.0, 1.0)
   np.testing.assert_allclose(apart.low, 1 - 3 / positive.sum())
@@ -111,6 +112,95 @@ def test_the_roc_interval_covers_at_about_the_promised_rate(rng):
     found = lib.area_under_roc(rng.normal(size=120) + positive, positive, '')
     covered += found.low <= truth <= found.high
   assert 0.92 <= covered / trials <= 0.98
+
+
+def test_the_roc_interval_covers_where_nearly_all_are_told_apart(rng):
+  truth, trials, covered = stats.norm.cdf(3 / np.sqrt(2)), 800, 0
+  positive = np.arange(40) < 20
+  for _ in range(trials):
+    scores = rng.normal(size=40) + 3 * positive
+    found = lib.area_under_roc(scores, positive, '')
+    assert 0 <= found.low < found.value <= found.high <= 1
+    covered += found.low <= truth <= found.high
+  assert covered / trials >= 0.95
+
+
+@pytest.mark.parametrize('correct', [0, 1, 37, 99, 100])
+def test_a_bounded_mean_of_right_and_wrong_is_wilson(correct):
+  values = np.arange(100) < correct
+  found = lib.bounded_mean(values, 'x')
+  low, high = lib.wilson_interval(correct, 100)
+  np.testing.assert_allclose(found[:3], [correct / 100, low, high], atol=1e-12)
+  assert found.protocol.endswith(
+    '100 examples, 95% Wilson interval of 100 effective ones.'
+  )
+
+
+def test_a_bounded_mean_moves_with_its_bounds(rng):
+  shares = rng.random(30)
+  plain = lib.bounded_mean(shares, 'x')
+  moved = lib.bounded_mean(3 * shares - 1, 'x', bounds=(-1.0, 2.0))
+  np.testing.assert_allclose(moved[:3], 3 * np.array(plain[:3]) - 1)
+  for values in ([], [0.5, 1.1], [-0.1], [np.nan]):
+    with pytest.raises(ValueError, match='is not within'):
+      lib.bounded_mean(values, 'x')
+
+
+def test_a_bounded_mean_of_many_is_that_of_the_normal(rng):
+  shares = rng.binomial(5, 0.7, 20_000) / 5
+  found = lib.bounded_mean(shares, 'x')
+  reach = 1.96 * shares.std() / np.sqrt(20_000)
+  np.testing.assert_allclose(found.high - found.value, reach, rtol=0.01)
+  np.testing.assert_allclose(found.value - found.low, reach, rtol=0.01)
+
+
+def correlated(rng, trials, size, truth, outcomes):
+  """Right or wrong ``[trials, size, outcomes]``, alike within an example."""
+  own = rng.normal(size=(trials, size, 1))
+  each = rng.normal(size=(trials, size, outcomes))
+  return np.sqrt(0.6) * own + np.sqrt(0.4) * each < stats.norm.ppf(truth)
+
+
+@pytest.mark.parametrize('outcomes', [1, 5])
+@pytest.mark.parametrize('size', [10, 100, 1000])
+@pytest.mark.parametrize('truth', [0.5, 0.9, 0.98, 1.0])
+def test_a_bounded_mean_covers_at_the_promised_rate(truth, size, outcomes, rng):
+  trials, covered = 500, 0
+  for shares in correlated(rng, trials, size, truth, outcomes).mean(axis=-1):
+    _, low, high, _ = lib.bounded_mean(shares, '')
+    covered += low <= truth <= high
+  assert covered / trials >= 0.92
+
+
+def test_a_ratio_and_a_difference_cover_at_the_promised_rate(rng):
+  trials, ratios, falls = 600, 0, 0
+  own, each = (
+    rng.normal(size=(trials, 100, 1)),
+    rng.normal(size=(trials, 100, 5)),
+  )
+  first = (own < stats.norm.ppf(0.95))[..., 0].astype(float)
+  second = (np.sqrt(0.7) * own + np.sqrt(0.3) * each < 0.0).mean(axis=-1)
+  for x, y in zip(second, first, strict=True):
+    found = lib.ratio_of_means(x, y, '')
+    np.testing.assert_allclose(found.value, x.mean() / y.mean())
+    ratios += found.low <= 0.5 / 0.95 <= found.high
+    _, low, high, _ = lib.bounded_mean(y - x, '', bounds=(-1.0, 1.0))
+    falls += low <= 0.45 <= high
+  assert ratios / trials >= 0.93
+  assert falls / trials >= 0.93
+
+
+def test_resamples_that_agree_leave_room_for_what_was_not_seen():
+  positive = np.arange(40) < 10
+  found = lib.bootstrap(
+    metrics.average_precision_score,
+    (positive, positive.astype(float)),
+    'x',
+    strata=positive,
+  )
+  np.testing.assert_allclose(found[:3], [1, 1 - 3 / 10, 1])
+  plain = lib.bootstrap(np.mean, (np.zeros(50),), 'x')
+  np.testing.assert_allclose(plain[:3], [0, 0, 3 / 50])
 
 
 def test_a_bootstrap_of_a_mean_is_its_standard_error(rng):
