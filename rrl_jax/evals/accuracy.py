@@ -9,6 +9,7 @@ from rrl_jax.data.source import Source
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import EvalData, choose, test_images
 
 RULES = {'train_examples': rules.COUNT}
@@ -76,9 +77,9 @@ def evaluate(
 
 
 def predictions(encoder: Encoder, source: Source) -> np.ndarray:
-  """Predicted class of each image, int64 ``[N]``; the first of a tie."""
+  """Predicted class of each image, int64 ``[N]``, see `predicted`."""
   logits, _ = encoder.predict(source.images)
-  return np.argmax(logits, axis=-1)
+  return predicted(logits)
 
 
 def concept_counts(

@@ -5,7 +5,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,6 +14,7 @@ from rrl_jax.data.source import Source
 from rrl_jax.evals import auto_attack, measurement, pgd, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import Task, choose_test
 
 _OF_PGD = ('epsilon', 'step_size', 'norm', 'num_steps', 'num_examples')
@@ -222,5 +222,4 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Whether the label has the highest logit, ``[B]``; never with a NaN."""
-  known = ~jnp.any(jnp.isnan(logits), axis=-1)
-  return known & (jnp.argmax(logits, axis=-1) == labels)
+  return predicted(logits) == labels

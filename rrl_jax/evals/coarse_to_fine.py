@@ -18,6 +18,7 @@ from rrl_jax.evals import (
 )
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import EvalData, choose
 
 RULES = {name: transfer.RULES[name] for name in ('l2', 'tol', 'k', 'num_train')}
@@ -61,6 +62,7 @@ def evaluate(
 
   Raises:
     ConfigError: No coarse labels, or a value out of range.
+    DataError: Training features that are not finite.
 
   References:
     Chen, Fu et al., `Perfectly Balanced: Improving Transfer and Robustness of
@@ -88,13 +90,13 @@ def evaluate(
   )
   w, b, how = linear_head.logistic_regression(fitted, labels, num_fine, l2, tol)
   logits = np.asarray(jnp.asarray(asked) @ w + b[None])
-  right = np.argmax(logits, axis=-1) == fine
+  right = predicted(logits) == fine
   yield (
     'coarse_to_fine/linear_probe_accuracy',
     measurement.proportion(right.sum(), right.size, f'{on}, {how}'),
   )
   inside = np.where(_siblings(train, test, fine), logits, -np.inf)
-  within = np.argmax(inside, axis=-1) == fine
+  within = predicted(inside) == fine
   yield (
     'coarse_to_fine/linear_probe_within_accuracy',
     measurement.proportion(
@@ -114,8 +116,8 @@ def evaluate(
       correct[there], total[there], f'{on}, {how}, fine class {worst}'
     ),
   )
-  predicted = knn.predict(fitted, labels, asked, num_classes=num_fine, k=k)
-  right = predicted == fine
+  voted = knn.predict(fitted, labels, asked, num_classes=num_fine, k=k)
+  right = voted == fine
   yield (
     'coarse_to_fine/knn_accuracy',
     measurement.proportion(

@@ -13,6 +13,7 @@ from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import NONE, predicted
 from rrl_jax.evals.task import EvalData, choose
 
 _KNOWN = corruptions.NAMES + corruptions.EXTRA_NAMES
@@ -127,8 +128,8 @@ def evaluate(
   .. math::
     \text{mean\_accuracy} = \frac{1}{|C||S|} \sum_{c,s} A_{c,s}
 
-  As the same images appear in every cell, cells are not independent: intervals
-  of means come from a bootstrap over images.
+  As the same images appear in every cell, cells are not independent: what has
+  an interval is a mean over images, see `measurement.bounded_mean`.
 
   Args:
     encoder: What is evaluated.
@@ -145,7 +146,8 @@ def evaluate(
     cache: A folder that keeps the corrupted images for the next model; '' keeps
       none.
     estimates: Whether to ask what needs no labels of the corrupted images.
-    resamples: Of the bootstrap; 0 leaves the intervals of means out.
+    resamples: 0 leaves the intervals of means out. They are in closed form, so
+      that other numbers are all alike.
 
   Yields:
     ``corruption/mean_accuracy``, ``corruption/clean_accuracy`` on the same
@@ -202,7 +204,7 @@ def evaluate(
   images = np.asarray(test.images[chosen])
   labels = test.labels[chosen]
   logits, features = encoder.predict(test.images)
-  clean = np.argmax(logits[chosen], axis=-1)
+  clean = predicted(logits[chosen])
   sets = (
     _read(test, published, names, severities, chosen)
     if published
@@ -229,7 +231,7 @@ def evaluate(
   examples = np.zeros((cells[0], len(kept), *test.image_shape), np.uint8)
   for cell, (_, _, corrupted) in zip(np.ndindex(cells), sets, strict=True):
     cell_logits, cell_features = encoder.encode(corrupted)
-    predictions[cell] = np.argmax(cell_logits, axis=-1)
+    predictions[cell] = predicted(cell_logits)
     if cell[1] in kept:
       examples[cell[0], list(kept).index(cell[1])] = corrupted[shown]
     if estimates:
@@ -284,17 +286,17 @@ def _accuracies(
     + ', '.join(map(str, severities))
   )
   on = f'test images under common corruptions ({by}), top-1, {cells}'
-  over = 'resampling images, which are the same in every cell'
+  over = 'the same images in every cell'
 
-  def mean(statistic, columns, protocol, bounds=(0.0, 1.0)):
-    return measurement.bootstrap(
-      statistic, columns, protocol, resamples=resamples, bounds=bounds
-    )
+  def mean(values, protocol, bounds=(0.0, 1.0)):
+    return shown(measurement.bounded_mean(values, protocol, bounds=bounds))
 
-  yield (
-    'corruption/mean_accuracy',
-    mean(np.mean, (images,), f'{on}, {over}'),
-  )
+  def shown(measured):
+    if resamples:
+      return measured
+    return measured._replace(low=np.nan, high=np.nan)
+
+  yield 'corruption/mean_accuracy', mean(images, f'{on}, {over}')
   yield (
     'corruption/clean_accuracy',
     measurement.proportion(
@@ -302,31 +304,27 @@ def _accuracies(
     ),
   )
   if clean.any():
-    # A resample may hold no image that is right.
-    ratio = lambda image, clean: (
-      image.mean() / max(clean.mean(), 1 / len(clean))
-    )
     yield (
       'corruption/relative_accuracy',
-      mean(
-        ratio,
-        (images, clean),
-        f'{on}, over the accuracy on the same images without, {over}',
-        (0.0, np.inf),
+      shown(
+        measurement.ratio_of_means(
+          images,
+          clean,
+          f'{on}, over the accuracy on the same images without, {over}',
+        )
       ),
     )
   yield (
     'corruption/accuracy_drop',
     mean(
-      lambda image, clean: clean.mean() - image.mean(),
-      (images, clean),
+      clean - images,
       f'accuracy without corruption less that under: {on}, {over}',
       (-1.0, 1.0),
     ),
   )
   yield (
     'corruption/mean_error',
-    mean(lambda image: 1 - image.mean(), (images,), f'error: {on}, {over}'),
+    mean(1 - images, f'error: {on}, {over}'),
   )
   yield from _corruption_errors(
     right, clean, names, severities, table, published, f'{on}, {over}', mean
@@ -335,8 +333,7 @@ def _accuracies(
     yield (
       f'corruption/{name}/accuracy',
       mean(
-        np.mean,
-        (of_name.mean(axis=0),),
+        of_name.mean(axis=0),
         f'test images under {name} ({by}), top-1, mean over severities'
         f' {", ".join(map(str, severities))}, {over}',
       ),
@@ -365,50 +362,44 @@ def _corruption_errors(
     and len(severities) == 5
   )
   if not normalised:
+    images = right.mean(axis=(0, 1))
     yield (
       'corruption/mean_corruption_error',
       mean(
-        lambda image: 1 - image.mean(),
-        (right.mean(axis=(0, 1)),),
+        1 - images,
         f'plain mean error, not over that of another network: {on}',
       ),
     )
     yield (
       'corruption/relative_mean_corruption_error',
       mean(
-        lambda image, clean: clean.mean() - image.mean(),
-        (right.mean(axis=(0, 1)), clean),
+        clean - images,
         f'plain mean error less the clean error: {on}',
         (-1.0, 1.0),
       ),
     )
     return
   base = {name: corruptions.ALEXNET_ERRORS[name] for name in names}
-  growth = lambda image, clean: np.mean(
-    [
-      (clean.mean() - image[:, c].mean()) / (base[name] - _ALEXNET_CLEAN_ERROR)
-      for c, name in enumerate(names)
-    ]
-  )
-  ratio = lambda image: np.mean(
-    [(1 - image[:, c].mean()) / base[name] for c, name in enumerate(names)]
-  )
-  images = right.mean(axis=1).T  # [N, C]
-  bounds = (-np.inf, np.inf)
+  # Both are means over images too: of weighted sums of their errors.
+  wrong = 1 - right.mean(axis=1).T  # [N, C]
+  weights = 1 / np.array(list(base.values())) / len(names)
   over = "over AlexNet's on ImageNet-C"
   found = mean(
-    ratio, (images,), f'error of each corruption {over}: {on}', bounds
+    wrong @ weights,
+    f'error of each corruption {over}: {on}',
+    (0.0, weights.sum()),
   )
   yield (
     'corruption/mean_corruption_error',
     found._replace(value=corruptions.mean_corruption_error(errors, base)),
   )
+  weights = 1 / (np.array(list(base.values())) - _ALEXNET_CLEAN_ERROR)
+  weights /= len(names)
   found = mean(
-    growth,
-    (images, clean),
+    (wrong - (1 - clean)[:, None]) @ weights,
     f'error of each corruption less the clean error, {over} ('
     f'{_ALEXNET_CLEAN_ERROR:g} clean): {on}',
-    bounds,
+    (-weights.sum(), weights.sum()),
   )
   yield (
     'corruption/relative_mean_corruption_error',
@@ -434,12 +425,14 @@ def _estimate(source, logits, features):
   source_logits, source_features, labels = source
   softmax = lambda x: scipy.special.softmax(x.astype(np.float64), axis=-1)
   before, after = softmax(source_logits), softmax(logits)
+  classes = predicted(logits)
+  known = classes != NONE
   given = {
     'average_thresholded_confidence': (before, labels, after),
     'difference_of_confidences': (before, labels, after),
     'nuclear_norm': (after,),
     'mano': (logits,),
-    'dispersion': (features, np.argmax(logits, axis=-1)),
+    'dispersion': (features[known], classes[known]),
     'frechet_distance': (source_features, features),
   }
   values = []

@@ -15,6 +15,7 @@ from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.feature_file import FeatureFile
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import EvalData, choose, test_images
 
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -311,7 +312,7 @@ def measure(
   Raises:
     DataError: What `indicators.robustness_indicators` cannot use.
   """
-  predictions = labels if logits is None else np.argmax(logits, axis=-1)
+  predictions = labels if logits is None else predicted(logits)
   probabilities = None
   if logits is not None:
     probabilities = scipy.special.softmax(logits.astype(np.float64), axis=-1)

@@ -115,6 +115,7 @@ def evaluate(
   Raises:
     ConfigError: A value is out of range, or umap-learn is not installed
       (``evals.check`` says so before training).
+    DataError: Features that are not finite.
 
   References:
     Sohoni et al., `No Subclass Left Behind
@@ -148,6 +149,7 @@ def evaluate(
   features, asked = linear_probe.standardise(
     features, encoder.predict(test.images)[1]
   )
+  linear_probe.check_finite(asked, 'test')
   reduced, how = _reduce(features, reduce, num_components, seed)
   losses = _cross_entropy(logits, train.labels)
   clusters = np.zeros(len(train), np.int32)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrl_jax.evals.prediction import NONE
+
 
 def predict(
   train: np.ndarray,
@@ -18,10 +20,11 @@ def predict(
 ) -> np.ndarray:
   """Classifies by a vote of the k most similar training rows.
 
-  Each neighbour has one vote; of classes with equal votes the first wins.
+  Each neighbour has one vote; of classes with equal votes the first wins. A
+  query that is not finite is near nothing.
 
   Args:
-    train: Features, ``[N, D]``.
+    train: Features, finite, ``[N, D]``.
     labels: Their classes, integers in ``[0, num_classes)``, ``[N]``.
     queries: Features to classify, ``[M, D]``.
     num_classes: Number of classes.
@@ -29,7 +32,7 @@ def predict(
     chunk_size: Queries compared with all of ``train`` at once.
 
   Returns:
-    Predicted classes, int64 ``[M]``.
+    Predicted classes, int64 ``[M]``; -1 of a query that is not finite.
   """
   k = min(k, len(train))
   bank = _unit(jnp.asarray(train))
@@ -40,7 +43,8 @@ def predict(
     padded = np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0)))
     votes = _vote(bank, labels, padded, num_classes=num_classes, k=k)
     found.append(np.asarray(votes)[: len(chunk)])
-  return np.concatenate(found).astype(np.int64)
+  known = np.isfinite(queries).all(axis=1)
+  return np.where(known, np.concatenate(found), NONE).astype(np.int64)
 
 
 @functools.partial(jax.jit, static_argnames=('num_classes', 'k'))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from rrl_jax.evals import measurement, rules
+from rrl_jax.evals import measurement, prediction, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose
@@ -83,7 +83,7 @@ def evaluate(
   logits, _ = encoder.predict(sample.images)
   log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
   loss = -log_p[np.arange(len(sample)), sample.labels]
-  predicted = np.argmax(logits, axis=-1)
+  predicted = prediction.predicted(logits)
   if cleanlab:
     yield _ask_cleanlab(sample.labels, np.exp(log_p))
   weight = None

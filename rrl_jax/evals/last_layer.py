@@ -10,6 +10,7 @@ from rrl_jax.errors import ConfigError
 from rrl_jax.evals import groups, linear_head, linear_probe, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import EvalData
 
 SETS = ('test_half', 'train')
@@ -97,7 +98,7 @@ def evaluate(
       features[drawn], fitted.labels[drawn], fitted.num_classes, l2, tol
     )
     w, b = w + np.asarray(found[0]), b + np.asarray(found[1])
-  right = np.argmax(test_features @ w + b, axis=-1) == measured.labels
+  right = predicted(test_features @ w + b) == measured.labels
   where = 'half of the test images' if fit_on == 'test_half' else 'training set'
   yield from groups.measure(
     right,

@@ -8,6 +8,8 @@ from jax.typing import ArrayLike
 import numpy as np
 import optax
 
+from rrl_jax.errors import DataError
+
 MAX_ITERATIONS = 2000
 
 
@@ -32,7 +34,7 @@ def fit(
   `standardise` them first.
 
   Args:
-    features: Float, shape ``[N, D]``.
+    features: Float, finite, shape ``[N, D]``.
     labels: Integers in ``[0, num_classes)``, shape ``[N]``.
     num_classes: Number of classes K.
     l2: The penalty lambda, at least 0. scikit-learn's C is 1 / (N l2).
@@ -45,6 +47,7 @@ def fit(
   Raises:
     ValueError: Shapes that do not fit, a label out of range, a negative
       ``l2``, a ``tol`` that is not positive.
+    DataError: Features that are not finite.
 
   Example:
     >>> w, b, _ = fit([[-1.0], [1.0]], [0, 1], num_classes=2, l2=0.1, tol=1e-5)
@@ -72,6 +75,7 @@ def fit(
     )
   if l2 < 0 or tol <= 0:
     raise ValueError(f'l2={l2} must be >= 0 and tol={tol} > 0')
+  check_finite(features, 'training')
   w, b, iterations = _solve(
     features, jnp.asarray(host_labels), l2, tol, num_classes=num_classes
   )
@@ -108,7 +112,8 @@ def _solve(features, labels, l2, tol, *, num_classes):
 
   def unsolved(carry):
     _, _, steepest, iteration = carry
-    return (steepest > tol) & (iteration < MAX_ITERATIONS)
+    # A gradient that is NaN has not reached the tolerance.
+    return ~(steepest <= tol) & (iteration < MAX_ITERATIONS)
 
   dtype = features.dtype
   start = (
@@ -129,15 +134,34 @@ def standardise(
   """Centres and scales features by the training split's moments.
 
   Args:
-    train: ``[N, D]``; its mean and standard deviation are used.
+    train: ``[N, D]``, finite; its mean and standard deviation are used.
     *others: More features, ``[M, D]``.
 
   Returns:
     All of them, float32. A feature without variance in ``train`` is centred
     only.
+
+  Raises:
+    DataError: ``train`` is not finite.
   """
+  check_finite(train, 'training')
   mean = np.mean(train, axis=0, dtype=np.float64)
   std = np.std(train, axis=0, dtype=np.float64)
   # Below float32's resolution a spread is rounding, not signal.
   std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
   return tuple(((x - mean) / std).astype(np.float32) for x in (train, *others))
+
+
+def check_finite(features: ArrayLike, split: str) -> None:
+  """Raises DataError for NaN and inf, of which one would undo a whole fit.
+
+  Args:
+    features: ``[N, D]``.
+    split: Whose they are, for the message.
+  """
+  known = np.isfinite(np.asarray(features)).all(axis=1)
+  if not known.all():
+    raise DataError(
+      f'features of {np.sum(~known)} of {len(known)} {split} examples are not'
+      f' finite, first in row {np.argmin(known)}'
+    )

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from rrl_jax import attacks
 from rrl_jax.data import augment
-from rrl_jax.evals import measurement, pictures, rules
+from rrl_jax.evals import measurement, pictures, prediction, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose
@@ -60,7 +59,8 @@ def evaluate(
     ``test/pgd<num_steps>_accuracy``,
     ``test/pgd<num_steps>_zero_epsilon_agreement``: the share of one batch on
     which the same code with radius zero predicts as on clean images, which is
-    1 unless the evaluation itself is broken; and the pictures as figures.
+    1 unless the evaluation itself is broken or logits are NaN; and the
+    pictures as figures.
 
   Raises:
     ConfigError: A value is out of range.
@@ -115,7 +115,7 @@ def evaluate(
     np.zeros(batch_size, np.float32),
     batch_size=batch_size,
   )
-  agree = clean == same
+  agree = prediction.agree(clean, same)
   yield (
     f'{name}_zero_epsilon_agreement',
     measurement.proportion(
@@ -170,7 +170,7 @@ def program(
       norm=norm,
       example_ids=ids,
     )
-    predict = lambda x: jnp.argmax(encoder.apply(variables, x)[0], axis=-1)
+    predict = lambda x: prediction.predicted(encoder.apply(variables, x)[0])
     return adv, predict(images), predict(adv)
 
   return attacked

@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,6 +17,7 @@ from rrl_jax.evals import (
   measurement,
   pgd,
   pictures,
+  prediction,
   rules,
   transfer,
 )
@@ -170,7 +170,7 @@ def evaluate(
     )
     adv = ascend(lambda x: loss_of(predict(x)), loss_key, images, ids, ball)
     logits, adv_logits = predict(images), predict(adv)
-    adv_predicted = jnp.argmax(adv_logits, axis=-1)
+    adv_predicted = prediction.predicted(adv_logits)
     return _Attacked(
       logits,
       loss_of(logits),
@@ -241,7 +241,7 @@ def evaluate(
     on = f'task {task.name}: {how} on {len(chosen)} frozen features'
     name = f'transfer/{task.name}/linear_probe'
     main = under_attack(head, task, ids, labels, epsilon)
-    predicted = np.argmax(main.logits, axis=-1)
+    predicted = prediction.predicted(main.logits)
     clean_right = predicted == labels
     for which, radius in radii.items():
       found = main
@@ -259,7 +259,9 @@ def evaluate(
       yield f'{name}_pgd{num_steps}_accuracy{which}', accuracies[which][-1]
     first = slice(min(encoder.batch_size, len(ids)))
     still = under_attack(head, task, ids[first], labels[first], 0.0)
-    agree = np.argmax(still.logits, axis=-1) == still.adv_predicted
+    agree = prediction.agree(
+      prediction.predicted(still.logits), still.adv_predicted
+    )
     yield (
       f'{name}_zero_epsilon_agreement',
       measurement.proportion(

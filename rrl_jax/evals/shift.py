@@ -11,6 +11,7 @@ from rrl_jax.data import augment
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
+from rrl_jax.evals.prediction import predicted
 from rrl_jax.evals.task import EvalData, choose
 
 RULES = {
@@ -85,10 +86,10 @@ def evaluate(
     def predict(variables, images, ids, change=change):
       images = change(augment.to_float(images), ids)
       logits, _ = encoder.apply(variables, images)
-      return jnp.argmax(logits, axis=-1)
+      return predicted(logits)
 
-    predicted = encoder.map_batches(predict, source.images, chosen)
-    right = predicted == source.labels
+    found = encoder.map_batches(predict, source.images, chosen)
+    right = found == source.labels
     yield (
       f'test/{name}_accuracy',
       measurement.proportion(right.sum(), right.size, protocol),

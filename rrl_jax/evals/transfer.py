@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrl_jax.evals import knn, linear_head, linear_probe, measurement, rules
+from rrl_jax.evals import (
+  knn,
+  linear_head,
+  linear_probe,
+  measurement,
+  prediction,
+  rules,
+)
 from rrl_jax.evals.encoder import Encoder
 from rrl_jax.evals.measurement import Measurement
 from rrl_jax.evals.task import EvalData, choose_training
@@ -57,6 +64,7 @@ def evaluate(
 
   Raises:
     ConfigError: An unknown probe, or a value out of range.
+    DataError: Training features that are not finite.
   """
   values = {
     'probes': probes,
@@ -82,7 +90,7 @@ def evaluate(
           train, labels, num_classes, l2, tol
         )
         logits = jnp.asarray(test) @ w + b[None]
-        predicted = np.argmax(np.asarray(logits), axis=-1)
+        predicted = prediction.predicted(np.asarray(logits))
       elif probe == 'svm':
         predicted, how = _svm(train, labels, test, svm_c)
       else:
@@ -123,4 +131,8 @@ def _svm(train, labels, test, c):
     model.fit(train, labels)
   if any(issubclass(w.category, exceptions.ConvergenceWarning) for w in caught):
     how += ' (not converged in 1000 iterations)'
-  return model.predict(test), how
+  predicted = np.full(len(test), prediction.NONE)
+  known = np.isfinite(test).all(axis=1)
+  if known.any():
+    predicted[known] = model.predict(test[known])
+  return predicted, how

@@ -107,8 +107,11 @@ def test_without_a_change_nothing_is_lost(untouched):
   assert value('corruption/snow/accuracy/5') == clean
   assert value('corruption/relative_accuracy') == 1
   assert value('corruption/accuracy_drop') == 0
-  for name in ('relative_accuracy', 'accuracy_drop'):  # In every resample.
-    assert found[f'corruption/{name}'].low == value(f'corruption/{name}')
+  # Of 40 images none differed: that is no proof that none ever would.
+  for name in ('relative_accuracy', 'accuracy_drop'):
+    measured = found[f'corruption/{name}']
+    assert measured.low < measured.value < measured.high
+    np.testing.assert_allclose(measured.high - measured.value, 0.1, atol=0.05)
   # All images are used, so that they are the source of the estimates too.
   np.testing.assert_allclose(value('shifted/frechet_distance'), 0, atol=1e-10)
   np.testing.assert_allclose(
@@ -131,6 +134,40 @@ def test_an_interval_of_a_mean_knows_that_cells_share_their_images(untouched):
   p = many[key].value
   width = 2 * 1.96 * np.sqrt(p * (1 - p) / 200)
   np.testing.assert_allclose(many[key].high - many[key].low, width, rtol=0.15)
+
+
+def test_all_right_is_no_proof_of_being_always_right(untouched):
+  test = dataclasses.replace(
+    greys(10), labels=nearest(greys(10).images[:, 0, 0, 0])
+  )
+  right = evals.EvalData(train=greys(seed=1), test=test)
+  found = found_by(right, estimates=False)
+  clean = found['corruption/clean_accuracy']
+  for name in ('mean_accuracy', 'fog/accuracy', 'fog/accuracy/3'):
+    np.testing.assert_allclose(found[f'corruption/{name}'][:3], clean[:3])
+  error = found['corruption/mean_error']
+  np.testing.assert_allclose(error[:3], [0, 0, 1 - clean.low], atol=1e-12)
+  none = found_by(right, estimates=False, resamples=0)
+  assert np.isnan(none['corruption/mean_accuracy'][1:3]).all()
+  assert none['corruption/clean_accuracy'] == clean
+
+
+def test_logits_that_are_nan_predict_no_class():
+  images = greys().images
+  diverged = evals.Encoder(
+    apply=lambda v, x: (jnp.full((len(x), 3), jnp.nan), apply(v, x)[1]),
+    variables=CENTRES,
+    batch_size=16,
+  )
+  zero = evals.EvalData(
+    train=greys(seed=1), test=Source(images, np.zeros(40, int), 'abc')
+  )
+  found = found_by(zero, diverged, **(CHEAP | {'estimates': True}))
+  assert found['corruption/mean_accuracy'].value == 0
+  assert found['corruption/clean_accuracy'].value == 0
+  assert (found['figure/corruption_predictions'] == -1).all()
+  assert 'corruption/relative_accuracy' not in found
+  assert 'shifted/dispersion' not in found
 
 
 def test_all_runs_meet_the_same_corrupted_images():
@@ -219,7 +256,9 @@ def test_errors_are_over_alexnets_with_the_table_of_imagenet_c(untouched):
   assert mce.low < expected < mce.high
   assert 'AlexNet' in mce.protocol
   relative = found['corruption/relative_mean_corruption_error']
-  np.testing.assert_allclose(relative[:3], 0, atol=1e-12)
+  np.testing.assert_allclose(relative.value, 0, atol=1e-12)
+  assert relative.low < 0 < relative.high
+  np.testing.assert_allclose(relative.low, -relative.high)
   part = found_by(
     data(), table='imagenet_c', severities=(1, 2), estimates=False
   )

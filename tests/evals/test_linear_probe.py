@@ -7,6 +7,7 @@ import pytest
 from scipy import optimize, special
 from sklearn import linear_model
 
+from rrl_jax.errors import DataError
 from rrl_jax.evals import linear_probe
 
 
@@ -114,6 +115,30 @@ def test_wrong_input_is_refused(change, message):
   kw |= change
   with pytest.raises(ValueError, match=message):
     linear_probe.fit(np.ones((3, 2), np.float32), kw.pop('labels'), **kw)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value, rng):
+  features, labels = problem(rng)
+  features[7, 2] = value
+  said = 'features of 1 of 300 training examples are not finite, first in row 7'
+  with pytest.raises(DataError, match=said):
+    linear_probe.fit(features, labels, num_classes=4, l2=0.1, tol=1e-4)
+  with pytest.raises(DataError, match=said):
+    linear_probe.standardise(features)
+  clean, asked = linear_probe.standardise(features[8:], features[:8])
+  assert np.isfinite(clean).all()
+  assert not np.isfinite(asked[7, 2])  # Only its own row.
+  assert np.isfinite(asked[:7]).all()
+
+
+def test_a_gradient_that_is_nan_is_not_within_the_tolerance(monkeypatch):
+  monkeypatch.setattr(linear_probe, 'MAX_ITERATIONS', 3)
+  features = np.array([[3e38], [3e38], [-3e38], [-3e38]], np.float32)
+  *_, iterations = linear_probe.fit(
+    features, np.array([0, 0, 1, 1]), num_classes=2, l2=0.1, tol=1e-4
+  )
+  assert iterations == 3
 
 
 def test_standardise_uses_the_training_moments(rng):
