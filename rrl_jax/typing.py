@@ -100,6 +100,8 @@ class Objective:
       ``params`` and ``model_state`` has a leading axis of them; the first is
       the one evaluated.
     num_views: Augmentations of an image that ``batch['views']`` has to hold.
+    whole_batch: Whether the adversary answers to a batch as a whole, which then
+      must not be cut into micro-batches: each would be a batch to it.
     eval_adversarial: Whether evaluations take the BatchNorms of attacked
       images, where the network has two sets.
     remarks: ``batch_size -> lines`` that the user ought to read before the run
@@ -115,6 +117,7 @@ class Objective:
   learned: Callable[[AuxState], dict[str, jax.Array]] = lambda aux_state: {}
   num_networks: int = 1
   num_views: int = 0
+  whole_batch: bool = False
   eval_adversarial: bool = False
   remarks: Callable[[int], Sequence[str]] = lambda batch_size: ()
 

@@ -68,4 +68,4 @@ def make(
     }
     return jnp.mean(weighted), (model_state, aux_state, metrics)
 
-  return typing.Objective(loss_fn, init)
+  return typing.Objective(loss_fn, init, whole_batch=True)

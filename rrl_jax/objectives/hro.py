@@ -270,10 +270,14 @@ def make(
     )
 
   scaled = robust_mix and step_scale != 'none'
+  adapts = inner != 'none' and radius is not None
+  # With one step 'sinkhorn' is 'wrm', which moves each image by itself.
+  together = inner == 'sinkhorn' and inner_steps > 1
   return typing.Objective(
     loss_fn,
     init,
     step_scale=(lambda metrics: metrics['step_scale']) if scaled else None,
+    whole_batch=robust_mix or adapts or together,
   )
 
 

@@ -170,6 +170,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'micro_batches={config.micro_batches}: the objective'
       f' {config.objective.name} compares all examples of a batch'
     )
+  if objective.whole_batch and config.micro_batches > 1:
+    raise ConfigError(
+      f'micro_batches={config.micro_batches}: the adversary of the objective'
+      f' {config.objective.name} answers to a batch as a whole'
+    )
 
 
 def load_data(
