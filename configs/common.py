@@ -24,7 +24,7 @@ def base() -> ConfigDict:
   config.log_steps = 20  # A line of metrics.jsonl every so many steps.
   config.ckpt_steps = 200  # A checkpoint every so many steps, and at the end.
   config.keep_last = 3  # Checkpoints that stay on disk.
-  config.micro_batches = 1  # Parts of a batch that are stepped one by one.
+  config.micro_batches = 1  # Parts of a batch, one after the other; one update.
   config.interim_steps = 0  # `interim_evals` every so many steps; 0 never.
   config.tracker = 'none'  # 'wandb' sends the metrics there too.
 
@@ -114,7 +114,7 @@ def base() -> ConfigDict:
   config.optim.boundaries = (0.5, 0.75)  # Of 'piecewise': a tenth from there.
   config.optim.weight_decay = 0.0  # On kernels only, not biases or scales.
   config.optim.grad_clip_norm = 0.0  # Global norm; 0 does not clip.
-  config.optim.ema_decay = 0.0  # Of the weights evaluated; 0 keeps none.
+  config.optim.ema_decay = 0.0  # Of what is evaluated instead; 0 keeps none.
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # Devices on the 'data' axis; -1 takes all there are.

@@ -117,7 +117,7 @@ class Evaluator:
 
   def _variables(self, state):
     """Weights and BatchNorm statistics of the network that is evaluated."""
-    variables = state.eval_params, state.model_state
+    variables = state.eval_params, state.eval_model_state
     if self._experiment.objective.num_networks > 1:
       variables = jax.tree.map(lambda leaf: leaf[0], variables)
     return variables

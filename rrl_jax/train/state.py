@@ -32,3 +32,27 @@ class TrainState:
   def eval_params(self) -> typing.Params:
     """The weights to evaluate: the average where one is kept."""
     return self.params if self.ema_params is None else self.ema_params
+
+  @property
+  def eval_model_state(self) -> typing.ModelState:
+    """The BatchNorm statistics that go with `eval_params`."""
+    return self.model_state
+
+
+@flax.struct.dataclass
+class AveragedState(TrainState):
+  """The state where averaged weights have BatchNorm statistics to go with them.
+
+  A class of its own because a checkpoint tells a field that is None from one
+  that is not there: other states are saved and read as before it existed.
+
+  Attributes:
+    ema_model_state: Moving average of ``model_state``.
+  """
+
+  ema_model_state: typing.ModelState
+
+  @property
+  def eval_model_state(self) -> typing.ModelState:
+    """The BatchNorm statistics that go with `eval_params`."""
+    return self.ema_model_state

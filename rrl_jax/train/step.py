@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rrl_jax import target, typing
-from rrl_jax.train.state import TrainState
+from rrl_jax.train.state import AveragedState, TrainState
 
 Init = Callable[[jax.Array], TrainState]
 Step = Callable[[TrainState, typing.Batch], tuple[TrainState, typing.Metrics]]
@@ -31,7 +31,7 @@ def init(
     objective: The objective, for its ``aux_state`` and number of networks.
     tx: The optimizer.
     batch: Arrays or shapes of a batch.
-    ema: Whether to keep an average of the weights.
+    ema: Whether to keep an average of the weights and BatchNorm statistics.
   """
   model_key, aux_key = jax.random.split(key)
   if objective.num_networks > 1:
@@ -39,14 +39,18 @@ def init(
     params, model_state = jax.vmap(model_init)(model_keys)
   else:
     params, model_state = model_init(model_key)
-  return TrainState(
+  copy = lambda tree: jax.tree.map(jnp.copy, tree)
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     model_state=model_state,
     opt_state=tx.init(params),
-    ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    ema_params=copy(params) if ema else None,
     aux_state=objective.init(params, model_state, batch, aux_key),
   )
+  if not ema or not jax.tree.leaves(model_state):
+    return state
+  return AveragedState(**vars(state), ema_model_state=copy(model_state))
 
 
 def make(
@@ -70,11 +74,18 @@ def make(
     key: Root of the randomness of all steps.
     prepare: ``(batch, key, step) -> batch`` that brings images to [0, 1]
       floats and augments them.
-    ema_decay: Decay of the averaged weights, if the state keeps them.
+    ema_decay: Decay of the averaged weights and BatchNorm statistics, if the
+      state keeps them. In step t, from 0, it is at most (1 + t) / (10 + t), as
+      that of TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``: a
+      short run's average is not one with its initial weights.
     micro_batches: Into how many parts of equal size a batch is cut, each of
       which goes through the network by itself. For a loss that sees its
-      examples one by one the gradient is that of the whole batch; BatchNorm
-      and the adversary see the parts one after the other.
+      examples one by one the gradient is that of the whole batch. BatchNorm
+      sees the parts one after the other, and what an objective draws or
+      chooses within a batch it does within each part: mixup's pairs,
+      co-teaching's small losses. Not for objectives that compare a batch's
+      examples or whose adversary has a ``whole_batch``: `experiment.check`
+      refuses them.
     whole: How an array is copied to all devices, where the state's weights
       are split over them: they are put together to compute, and each device
       updates its own. None where the state is copied anyway.
@@ -101,15 +112,18 @@ def make(
       scale = objective.step_scale(metrics)
       updates = jax.tree.map(lambda update: scale * update, updates)
     params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
-    if ema_params is not None:
-      ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
-    state = TrainState(
+    share = jnp.maximum(1 - ema_decay, 9 / (10 + state.step))
+    follow = functools.partial(_follow, share)
+    if isinstance(state, AveragedState):
+      state = state.replace(
+        ema_model_state=follow(state.ema_model_state, model_state)
+      )
+    state = state.replace(
       step=state.step + 1,
       params=params,
       model_state=model_state,
       opt_state=opt_state,
-      ema_params=ema_params,
+      ema_params=follow(state.ema_params, params),
       aux_state=aux_state,
     )
     metrics = metrics | {
@@ -120,6 +134,20 @@ def make(
     return state, metrics
 
   return step
+
+
+def _follow(share, average, new):
+  """Moves an average, or None, by a share of the way to what is new.
+
+  What is not a float, a count say, has no average: the newest is kept.
+  """
+
+  def move(average, new):
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+      return new
+    return average + share.astype(new.dtype) * (new - average)
+
+  return None if average is None else jax.tree.map(move, average, new)
 
 
 def _gradient(objective, state, batch, key):

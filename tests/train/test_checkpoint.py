@@ -1,5 +1,7 @@
 """A checkpoint is whole or not used, whatever happens to its files."""
 
+import dataclasses
+import json
 import pathlib
 import shutil
 
@@ -7,9 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 import numpy as np
+import optax
 import pytest
 
+from rrl_jax import typing
 from rrl_jax.errors import DataError
+from rrl_jax.train import step as step_lib
 from rrl_jax.train.checkpoint import Checkpoints
 from rrl_jax.train.state import TrainState
 
@@ -55,6 +60,38 @@ def _restore(root, identity='mine'):
 
 def test_the_newest_state_comes_back_bit_for_bit(saved):
   _assert_equal(_restore(saved), _state(2))
+
+
+@pytest.mark.parametrize(
+  ('ema', 'model_state', 'more'),
+  [
+    (False, {'mean': jnp.ones(2)}, set()),
+    (True, {}, set()),
+    (True, {'mean': jnp.ones(2)}, {'ema_model_state'}),
+  ],
+)
+def test_a_checkpoint_has_a_field_more_only_with_statistics_to_average(
+  tmp_path, ema, model_state, more
+):
+  params = {'w': jnp.ones(2)}
+  state = step_lib.init(
+    jax.random.key(0),
+    model_init=lambda key: (params, model_state),
+    objective=typing.Objective(loss_fn=None),
+    tx=optax.identity(),
+    batch={},
+    ema=ema,
+  )
+  with Checkpoints(tmp_path, 'mine', keep_last=3) as checkpoints:
+    checkpoints.save(state)
+  # Orbax refuses a tree whose names are not those on disk, be they of None.
+  metadata = json.loads((tmp_path / '0' / 'state' / '_METADATA').read_text())
+  names = {
+    entry['key_metadata'][0]['key']
+    for entry in metadata['tree_metadata'].values()
+  }
+  fields = {field.name for field in dataclasses.fields(TrainState)}
+  assert names == fields | more
 
 
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):

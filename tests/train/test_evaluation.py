@@ -10,6 +10,7 @@ import pytest
 
 from rrl_jax import typing
 from rrl_jax.train import evaluation, experiment, sharding
+from rrl_jax.train.state import AveragedState, TrainState
 from tests.evals import toy
 from tests.train.test_label_noise import tiny
 
@@ -23,7 +24,7 @@ def cropped():
   built = experiment.build(tiny('erm', **changes))
   state = built.init(jax.random.key(0))
   encoder = evaluation.Evaluator(built)._encoder
-  return encoder.with_variables((state.eval_params, state.model_state))
+  return encoder.with_variables((state.eval_params, state.eval_model_state))
 
 
 def test_bounds_of_features_are_those_of_the_middle_that_is_seen(cropped, rng):
@@ -52,7 +53,30 @@ def test_a_network_without_bounds_has_none():
   assert encoder.feature_bounds is None
 
 
-def made_of(apply_fn, variables, *, eval_adversarial=False, resized_crop=0):
+def state_of(params, model_state, kind=TrainState, **averages):
+  """A state of which only what is evaluated matters."""
+  return kind(
+    step=jnp.int32(0),
+    params=params,
+    model_state=model_state,
+    opt_state=(),
+    aux_state={},
+    **{'ema_params': None} | averages,
+  )
+
+
+def test_averaged_weights_go_with_averaged_statistics():
+  raw = {'w': jnp.zeros(2)}, {'mean': jnp.zeros(3)}
+  averaged = {'w': jnp.ones(2)}, {'mean': jnp.ones(3)}
+  both = state_of(
+    *raw, AveragedState, ema_params=averaged[0], ema_model_state=averaged[1]
+  )
+  for state, expected in ((state_of(*raw), raw), (both, averaged)):
+    found = made_of(None, state).variables
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def made_of(apply_fn, state, *, eval_adversarial=False, resized_crop=0):
   """The encoder that an experiment's evaluations get."""
   config = ml_collections.ConfigDict(
     {
@@ -69,8 +93,6 @@ def made_of(apply_fn, variables, *, eval_adversarial=False, resized_crop=0):
     mesh=sharding.make_mesh(1),
     feature_bounds=None,
   )
-  params, model_state = variables
-  state = types.SimpleNamespace(eval_params=params, model_state=model_state)
   return evaluation.Evaluator(experiment).encoder(state)
 
 
@@ -84,7 +106,10 @@ def test_both_modes_take_the_norms_and_the_crop_of_the_evaluation():
 
   for eval_adversarial in (False, True):
     found = made_of(
-      apply_fn, ({}, {}), eval_adversarial=eval_adversarial, resized_crop=4
+      apply_fn,
+      state_of({}, {}),
+      eval_adversarial=eval_adversarial,
+      resized_crop=4,
     )
     images = toy.source().images[:3]
     found.apply(found.variables, images)
