@@ -40,7 +40,9 @@ _MEANINGS = {
   'multicut_nmi': f'{_MULTICUT}, normalised mutual information with classes',
   'multicut_ari': f'{_MULTICUT}, adjusted Rand index with the classes',
   'multicut_num_clusters': f'clusters of {_MULTICUT}',
-  'multicut_accuracy_ratio': 'multicut accuracy over clean accuracy',
+  'multicut_accuracy_ratio': (
+    'multicut accuracy over clean accuracy, of the same images'
+  ),
   'multicut_threshold': 'cosine above which a pair attracts',
   'multicut_num_examples': 'rows that enter what looks at pairs, drawn',
   'silhouette': 'mean silhouette of the classes, by cosine',

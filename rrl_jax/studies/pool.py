@@ -370,6 +370,7 @@ def _train(member, position):
   if multihost.from_first(workdir.trained_steps) >= config.total_steps:
     return
   found = train.train_and_evaluate(config, member.folder, {}, quiet=True)
+  jax.clear_caches()
   accuracy = found['test/accuracy'].value
   print(f'{position} {member.name}: accuracy {accuracy:.1%}', flush=True)
 
@@ -384,6 +385,7 @@ def _measure(member, config_evals, position):
   found = evaluation.from_first(lambda: workdir.read_results(config, step))
   if found is None:
     found = train.evaluate_last(config, member.folder, {})
+    jax.clear_caches()  # Maps of memory are limited, see `study`.
     print(f'{position} {member.name} is evaluated', flush=True)
   return found
 
