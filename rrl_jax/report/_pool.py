@@ -14,7 +14,6 @@ COLUMNS = {
   'partial_spearman': 'partial Spearman',
   'pearson': 'Pearson',
   'partial_pearson': 'partial Pearson',
-  'kendall': 'Kendall',
   'held_out_r_squared': 'held-out R²',
 }
 _RATIO = (
@@ -168,7 +167,8 @@ def _target(table, target):
     f'{found["num_models"]} models of {found["num_recipes"]} recipes. Below'
     ' each number its 95% bootstrap interval over recipes; p-values by'
     ' permutation, below each that after Holm’s correction for all rows.'
-    ' Without two: without the two models that carry most of it, named below.'
+    ' Without two: the partial Pearson without the two models that carry most'
+    ' of it; table.md names them and has Kendall’s tau too.'
   ) + (_RATIO if 'relative' in target else '')
   rows = [
     {
@@ -182,7 +182,7 @@ def _target(table, target):
   row |= {'rows': rows[:_MAX_ROWS], 'weaker': rows[_MAX_ROWS:]}
   row['columns'] = [
     *COLUMNS.values(), 'p of Spearman', 'p of partial Pearson',
-    'p of partial Spearman', 'partial Pearson without two',
+    'p of partial Spearman', 'without two',
   ]  # fmt: skip
   row['combinations'] = [
     {'name': name.replace('_', ' '), **_cell(each)}
@@ -192,13 +192,10 @@ def _target(table, target):
 
 
 def _without(weakest):
-  """What is left of a correlation, and without which models."""
+  """What is left of a correlation without the models that carry it."""
   if not weakest or weakest['value'] is None:
     return {'text': '', 'interval': ''}
-  return {
-    'text': _short('{:.2f}', weakest['value']),
-    'interval': ', '.join(weakest['left_out']),
-  }
+  return {'text': _short('{:.2f}', weakest['value']), 'interval': ''}
 
 
 def _p_value(estimate):
