@@ -14,7 +14,12 @@ import numpy as np
 
 from rrl_jax import evals, train
 from rrl_jax.errors import ConfigError, DataError
-from rrl_jax.studies import association, feature_member, pool_table
+from rrl_jax.studies import (
+  association,
+  feature_member,
+  pool_table,
+  programs,
+)
 from rrl_jax.train import evaluation, experiment, multihost
 from rrl_jax.train import workdir as workdir_lib
 
@@ -370,7 +375,7 @@ def _train(member, position):
   if multihost.from_first(workdir.trained_steps) >= config.total_steps:
     return
   found = train.train_and_evaluate(config, member.folder, {}, quiet=True)
-  jax.clear_caches()
+  programs.drop_when_many()
   accuracy = found['test/accuracy'].value
   print(f'{position} {member.name}: accuracy {accuracy:.1%}', flush=True)
 
@@ -385,7 +390,7 @@ def _measure(member, config_evals, position):
   found = evaluation.from_first(lambda: workdir.read_results(config, step))
   if found is None:
     found = train.evaluate_last(config, member.folder, {})
-    jax.clear_caches()  # Maps of memory are limited, see `study`.
+    programs.drop_when_many()
     print(f'{position} {member.name} is evaluated', flush=True)
   return found
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
-from rrl_jax.studies import cross_attack, ranking
+from rrl_jax.studies import cross_attack, programs, ranking
 from rrl_jax.studies import table as table_lib
 from rrl_jax.train import evaluation
 from rrl_jax.train import workdir as workdir_lib
@@ -371,7 +371,6 @@ def _run(config, folder, seed):
   measurements = _finished(config, folder)
   if measurements is None:
     measurements = train.train_and_evaluate(config, folder, {}, quiet=True)
-    # Each program maps memory of its own, and Linux allows 65,530 such maps.
-    jax.clear_caches()
+    programs.drop_when_many()
     print(f'{folder} done', flush=True)
   return {name: found.value for name, found in measurements.items()}
