@@ -20,6 +20,22 @@ from rrl_jax.studies import pool
 from rrl_jax.train import multihost, sharding
 
 STEPS = 4
+POOL_EVALS = {
+  'accuracy': {'train_examples': 0},
+  'indicators': {
+    'num_examples': 60,
+    'num_train': 60,
+    'max_examples': 40,
+    'num_restarts': 1,
+    'sweep': (0.5,),
+  },
+  'corruption': {
+    'names': ('brightness',),
+    'severities': (3,),
+    'num_examples': 60,
+    'resamples': 5,
+  },
+}
 
 
 def small(config: ConfigDict, num_devices: int, **changes) -> ConfigDict:
@@ -170,22 +186,7 @@ def pool_of_models(root: pathlib.Path, num_devices: int) -> None:
   config.job = 'pool'
   config.pool = indicators.pool(models, train_only=False)
   config.pool.resamples = 20
-  config.pool.evals = {
-    'accuracy': {'train_examples': 0},
-    'indicators': {
-      'num_examples': 60,
-      'num_train': 60,
-      'max_examples': 40,
-      'num_restarts': 1,
-      'sweep': (0.5,),
-    },
-    'corruption': {
-      'names': ('brightness',),
-      'severities': (3,),
-      'num_examples': 60,
-      'resamples': 5,
-    },
-  }
+  config.pool.evals = POOL_EVALS
   pool.run(config, root / 'pool', {})
 
 

@@ -13,6 +13,7 @@ from rrl_jax import train
 from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.evals import Measurement
 from rrl_jax.studies import pool, pool_table
+from tests.processes import POOL_EVALS
 
 CONTROL = 'test/accuracy'
 TARGET = 'corruption/mean_accuracy'
@@ -42,30 +43,12 @@ def config_of(models, **changes):
   return config
 
 
-EVALS = {
-  'accuracy': {'train_examples': 0},
-  'indicators': {
-    'num_examples': 60,
-    'num_train': 60,
-    'max_examples': 40,
-    'num_restarts': 1,
-    'sweep': (0.5,),
-  },
-  'corruption': {
-    'names': ('brightness',),
-    'severities': (3,),
-    'num_examples': 60,
-    'resamples': 5,
-  },
-}
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """The folder of a pool of three models, trained and evaluated."""
   root = tmp_path_factory.mktemp('pool')
   models = {f'width_{w}': model(w) for w in (2, 4, 8)}
-  config = config_of(models, evals=EVALS)
+  config = config_of(models, evals=POOL_EVALS)
   assert pool.run(config, root, {})
   return root, config
 
