@@ -131,10 +131,11 @@ def _leave(error, code, line):
   """Ends one of several processes, and tells the others why."""
   from rrl_jax.train import multihost
 
+  if line is None or isinstance(error, OSError):  # Not one of our own.
+    lost = multihost.lost(error)
+    if lost is not None:
+      multihost.abandon(lost)
   if line is None:
-    line = multihost.lost(error)
-    if line is not None:
-      multihost.abandon(line)
     traceback.print_exception(error)
     line = f'{type(error).__name__}: {_one_line(error)}'
   multihost.leave(code, line)

@@ -245,6 +245,11 @@ GLOO = (
 )
 
 
+def test_a_part_of_a_checkpoint_that_never_comes_means_a_lost_process():
+  error = TimeoutError('completed 2/3 futures but timed out after 8 seconds')
+  assert 'another process was lost' in multihost.lost(error)
+
+
 @pytest.mark.parametrize('kind', [ValueError, jax.errors.JaxRuntimeError])
 def test_a_collective_that_fails_means_a_lost_process(kind):
   assert 'another process was lost' in multihost.lost(kind(GLOO))
@@ -259,6 +264,7 @@ def test_a_collective_that_fails_means_a_lost_process(kind):
     ValueError('connection=gloo; known: tcp'),
     DataError('UNKNOWN: Gloo in a file of ours'),
     OSError(28, 'No space left on device'),
+    TimeoutError(110, 'Connection timed out'),  # Of a network file system.
     jax.errors.JaxRuntimeError('INTERNAL: bad program'),
   ],
 )

@@ -136,7 +136,10 @@ def lost(error: BaseException) -> str | None:
     native = isinstance(seen, jax.errors.JaxRuntimeError) or (
       type(seen) is ValueError and _STATUS.match(str(seen))
     )
-    if native and _LOSS.search(str(seen)):
+    # Orbax has waited for the others' part of a checkpoint; no file system,
+    # which would have a number for it.
+    timed_out = isinstance(seen, TimeoutError) and seen.errno is None
+    if timed_out or (native and _LOSS.search(str(seen))):
       return _lost_line(_one_line(seen))
     seen = seen.__cause__ or seen.__context__
   return None
