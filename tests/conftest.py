@@ -1,19 +1,26 @@
-"""Eight fake devices, strict numerics, one compilation cache for all tests."""
+"""Tiers of tests, strict numerics, what a machine may lack, one compile cache.
+
+docs/testing.md says which tier to run when.
+"""
 
 import os
 import pathlib
+import shutil
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 
-# What compiles for long, compiles once for all workers and child processes.
+# A program is compiled once for all workers, child processes and later runs.
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+# A worker has one core: threads of libraries would only wait for each other.
+for _threads in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+  os.environ.setdefault(_threads, '1')
 
 from absl import flags  # noqa: E402
 import jax  # noqa: E402
@@ -23,6 +30,24 @@ import pytest  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # Grain reads absl flags.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--full',
+    action='store_true',
+    help='Runs every test, also those marked full (below half an hour).',
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves the full tier out unless it is asked for."""
+  if config.getoption('--full'):
+    return
+  full = [item for item in items if item.get_closest_marker('full')]
+  if full:
+    config.hook.pytest_deselected(items=full)
+    items[:] = [item for item in items if not item.get_closest_marker('full')]
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -49,3 +74,27 @@ def mesh() -> Mesh:
 @pytest.fixture
 def rng() -> np.random.Generator:
   return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def chromium() -> str:
+  """The browser's program."""
+  for name in ('chromium', 'google-chrome'):
+    if path := shutil.which(name):
+      return path
+  pytest.skip('needs a browser: apt-get install chromium')
+
+
+@pytest.fixture(scope='session')
+def debian_fashion_mnist() -> pathlib.Path:
+  """Fashion-MNIST where Debian's package puts it."""
+  folder = pathlib.Path('/usr/share/datasets/fashion-mnist')
+  if not folder.is_dir():
+    pytest.skip('needs data: apt-get install dataset-fashion-mnist')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def libtpu() -> None:
+  """The compiler for TPUs, which needs no TPU."""
+  pytest.importorskip('libtpu', reason="needs pip install -e '.[tpu]'")

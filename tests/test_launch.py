@@ -1,32 +1,13 @@
 """The command says in one line, with its exit code, what is wrong."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.launching import run as launch
+
 TINY = ('--config.total_steps=3', '--config.ckpt_steps=2')
-
-
-def launch(*args, timeout=120, **env):
-  """Runs launch.py in a process of its own, on one CPU device."""
-  environment = {
-    name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'
-  }
-  return subprocess.run(
-    [sys.executable, str(ROOT / 'launch.py'), *map(str, args)],
-    cwd=ROOT,
-    env=environment | env,
-    capture_output=True,
-    text=True,
-    timeout=timeout,
-    check=False,
-  )
 
 
 @pytest.mark.parametrize(

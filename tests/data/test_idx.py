@@ -1,5 +1,4 @@
 import gzip
-from pathlib import Path
 import struct
 import tracemalloc
 
@@ -244,11 +243,7 @@ def test_fashion_mnist_falls_back_on_a_prepared_set(tmp_path, monkeypatch):
   assert len(data.load('fashion_mnist').train) == len(mock.train)
 
 
-@pytest.mark.skipif(
-  not Path(fashion_mnist._DEBIAN).is_dir(),
-  reason='the Debian package dataset-fashion-mnist is not installed',
-)
-def test_the_debian_package_holds_the_published_set():
+def test_the_debian_package_holds_the_published_set(debian_fashion_mnist):
   train, test = data.load('fashion_mnist', concepts='shoes=5,7,9 rest=0-4,6,8')
   assert (len(train), len(test)) == (60000, 10000)
   assert train.image_shape == (28, 28, 1)

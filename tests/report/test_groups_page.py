@@ -8,7 +8,6 @@ import pytest
 from rrl_jax.report import _groups, _maps, _results
 from tests.report import run_folder
 from tests.report.test_report import (
-  CHROMIUM,
   HOSTILE,
   Page,
   assert_fits_a_phone,
@@ -192,8 +191,7 @@ def test_a_map_of_classes_alone_is_one_figure(rng):
   assert '>low<' in found['panels'][0]['svg']
 
 
-@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
-def test_groups_fit_a_phone_whatever_their_names(rng, tmp_path):
+def test_groups_fit_a_phone_whatever_their_names(rng, chromium, tmp_path):
   numbers = dict(NUMBERS)
   for name in HOSTILE:
     numbers |= {
@@ -208,7 +206,7 @@ def test_groups_fit_a_phone_whatever_their_names(rng, tmp_path):
   }
   text = build(write(tmp_path / 'run', figures, numbers))
   assert '<script' not in text
-  assert_fits_a_phone(text, tmp_path)
+  assert_fits_a_phone(chromium, text, tmp_path)
 
 
 def test_an_error_of_pixels_is_no_share():

@@ -194,5 +194,7 @@ def test_a_page_of_features_speaks_of_no_training(tmp_path):
     assert word not in page.text
 
 
-def test_a_phone_shows_both_without_sideways_scrolling(text, tmp_path):
-  assert_fits_a_phone(text, tmp_path)
+def test_a_phone_shows_both_without_sideways_scrolling(
+  text, chromium, tmp_path
+):
+  assert_fits_a_phone(chromium, text, tmp_path)

@@ -324,13 +324,10 @@ def test_many_concepts_are_drawn_in_part_and_tabled_in_full(tmp_path):
   assert '10 more concepts stand in results.json' in page.text
 
 
-CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
-
-
-def browse(page, tmp_path, *flags):
+def browse(chromium, page, tmp_path, *flags):
   return subprocess.run(
     [
-      CHROMIUM,
+      chromium,
       '--headless',
       '--no-sandbox',
       '--disable-gpu',
@@ -350,7 +347,7 @@ def browse(page, tmp_path, *flags):
   )
 
 
-def assert_fits_a_phone(text, tmp_path):
+def assert_fits_a_phone(chromium, text, tmp_path):
   # Frames as narrow as phones, since a window cannot be; everything unfolded.
   frame = tmp_path / 'frames.html'
   frame.write_text(
@@ -379,7 +376,9 @@ def assert_fits_a_phone(text, tmp_path):
     ),
     encoding='utf-8',
   )
-  shown = browse(frame, tmp_path, '--virtual-time-budget=9000', '--dump-dom')
+  shown = browse(
+    chromium, frame, tmp_path, '--virtual-time-budget=9000', '--dump-dom'
+  )
   found = json.loads(re.search('<title>(.*)</title>', shown.stdout).group(1))
   assert len(found) == 3
   for width, scroll_width, height, wide in found:
@@ -388,20 +387,21 @@ def assert_fits_a_phone(text, tmp_path):
     assert height > 2000
 
 
-@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
 @pytest.mark.parametrize('which', ['folder', 'hostile_folder'])
 def test_a_phone_shows_the_page_without_sideways_scrolling(
-  which, request, tmp_path
+  which, request, chromium, tmp_path
 ):
-  assert_fits_a_phone(build(request.getfixturevalue(which)), tmp_path)
+  assert_fits_a_phone(chromium, build(request.getfixturevalue(which)), tmp_path)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason='Chromium is not installed')
-def test_a_browser_renders_the_page_and_refuses_nothing(folder, tmp_path):
+def test_a_browser_renders_the_page_and_refuses_nothing(
+  chromium, folder, tmp_path
+):
   from PIL import Image
 
   shot = tmp_path / 'shot.png'
   found = browse(
+    chromium,
     report.build(folder),
     tmp_path,
     '--window-size=390,2400',

@@ -1,6 +1,5 @@
 """What a step takes on chips that are not here, and how a refusal reads."""
 
-import importlib.util
 import os
 import pathlib
 import re
@@ -18,10 +17,7 @@ from rrl_jax.errors import ConfigError
 from rrl_jax.train import aot, chips, experiment, hlo
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-HAS_LIBTPU = importlib.util.find_spec('libtpu') is not None
-needs_libtpu = pytest.mark.skipif(
-  not HAS_LIBTPU, reason='libtpu, the compiler for TPUs, is not installed'
-)
+needs_libtpu = pytest.mark.usefixtures('libtpu')
 
 
 def launch(*args, code=''):
