@@ -1,6 +1,6 @@
-"""Every config is plain data, and its recipe steps on mock data."""
+"""Every config is plain data, and its recipe is built and traced."""
 
-import itertools
+import importlib
 import json
 import pathlib
 
@@ -14,81 +14,109 @@ from configs import (
   acl,
   common,
   deacl,
-  dynacl,
-  erm,
   gr,
   group_dro,
   hro,
   indicators,
-  jtt,
-  pgd_at,
-  rocl,
-  simclr,
-  supcon,
   tarrl,
   thanos,
-  trades,
 )
-from configs.studies import gr as gr_study
-from configs.studies import hro as hro_study
 from configs.studies import indicators as indicators_study
 from configs.studies import precision
-from configs.studies import tarrl as tarrl_study
-from configs.studies import thanos as thanos_study
 from rrl_jax import models
 from rrl_jax.studies import pool
 from rrl_jax.train import experiment, loop, sharding
 
-NETWORKS_OF_DEPTH = (
-  'resnet18', 'resnet44', 'resnet50', 'resnet56', 'vit_lite'
-)  # fmt: skip
-GR = (
-  *gr.METHODS,
-  'fashion_mnist,asymmetric,noise=0.6',
-  'cifar10,estimate',
-  'cifar100,asymmetric',
-  'clothing1m,published',
-  'pair',
-  'symmetric_inclusive,noise=0.9',
-  'abnormal,noise=0.2',
+FOLDER = pathlib.Path(common.__file__).parent
+# Arguments that change one another's effect, besides each by itself.
+TOGETHER = (
+  'hro:cl,imagenet',
+  'hro:el,cifar10',
+  'erm:fashion_mnist,balanced',
+  'gr:cifar10,estimate',
+  'gr:cifar100,asymmetric',
+  'gr:clothing1m,published',
+  'gr:fashion_mnist,asymmetric,noise=0.6',
+  'gr:symmetric_inclusive,noise=0.9',
+  'gr:abnormal,noise=0.2',
+  'group_dro:balanced,fashion_mnist,colour',
+  'group_dro:cifar10,background',
+  'group_dro:celeb_a,balanced',
+  'tarrl:fashion_mnist,labels',
+  'tarrl:byol,free',
+  'simclr:fashion_mnist,cross_entropy',
+  'thanos:joint,released',
+  'thanos:celeb_a,spread',
 )
-CONFIGS = {
-  f'hro:{variant},{data}': (hro, f'{variant},{data}')
-  for variant, data in itertools.product(hro.VARIANTS, hro.DATA_SETS)
-} | {
-  f'erm:{arg}': (erm, arg)
-  for arg in ('digits', 'fashion_mnist,balanced', 'cifar10')
-}
-CONFIGS |= {f'gr:{arg}': (gr, arg) for arg in GR}
-CONFIGS |= {
-  f'group_dro:{arg}': (group_dro, arg)
-  for arg in (
-    'digits',
-    'balanced,fashion_mnist,colour',
-    'cifar10,background',
-    'waterbirds',
-    'celeb_a,balanced',
-  )
-} | {'jtt:fine': (jtt, 'fine')}
-CONFIGS |= {
-  f'tarrl:{arg}': (tarrl, arg)
-  for arg in ('digits', 'fashion_mnist,labels', 'byol,free', 'cifar10')
-}
-CONFIGS |= {
-  f'{module.__name__.removeprefix("configs.")}:{arg}': (module, arg)
-  for module in (acl, deacl, dynacl, pgd_at, rocl, trades)
-  for arg in ('digits', 'cifar10')
-}
-CONFIGS |= {
-  f'simclr:{arg}': (simclr, arg)
-  for arg in ('byol', 'fashion_mnist,cross_entropy', 'imagenet')
-} | {'supcon:digits': (supcon, 'digits')}
-CONFIGS |= {
-  f'thanos:{arg}': (thanos, arg)
-  for arg in ('digits', 'supcon_infonce', 'joint,released', 'celeb_a,spread')
+SHALLOW = {
+  'resnet44': 'resnet20',
+  'resnet50': 'resnet18',
+  'resnet56': 'resnet20',
 }
 
-CONFIGS['indicators:train_only'] = (indicators, 'train_only')
+
+def modules(folder: str) -> dict:
+  """The configs that can be launched, by name."""
+  package = FOLDER.parent / folder
+  return {
+    path.stem: importlib.import_module(
+      f'{folder.replace("/", ".")}.{path.stem}'
+    )
+    for path in sorted(package.glob('*.py'))
+    if path.stem not in ('__init__', 'common')
+  }
+
+
+def declared(module) -> dict:
+  """The arguments that a config leaves open, by name, with their defaults."""
+  seen = []
+
+  def parse_arg(arg, **defaults):
+    given = set((arg or '').split(','))  # By a config made from another one.
+    fixed = lambda d: isinstance(d, common.Choice) and given & {*d.options}
+    seen.append({k: d for k, d in defaults.items() if not fixed(d)})
+    return original(arg, **defaults)
+
+  original = common.parse_arg
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(common, 'parse_arg', parse_arg)
+    module.get_config()
+  return seen[0]
+
+
+def variants(name: str, module) -> list[str]:
+  """``name`` with its defaults, and with each declared argument by itself."""
+  words = []
+  for argument, default in declared(module).items():
+    if isinstance(default, common.Choice):
+      words += default.options[1:]
+    elif default is False:
+      words.append(argument)
+  return [name, *(f'{name}:{word}' for word in words)]
+
+
+MODULES = modules('configs')
+STUDIES = modules('configs/studies')
+CONFIGS = (
+  *(v for name, module in MODULES.items() for v in variants(name, module)),
+  *TOGETHER,
+)
+
+
+def get_config(name: str) -> ConfigDict:
+  """The config that ``--config=configs/<name>`` is."""
+  stem, _, arg = name.partition(':')
+  return MODULES[stem].get_config(arg or None)
+
+
+def shallow(config: ConfigDict) -> ConfigDict:
+  """The same recipe with fewer layers of its kinds and fewer attack steps."""
+  config.model.name = SHALLOW.get(config.model.name, config.model.name)
+  if config.model.name.startswith('vit'):
+    config.model.kw.depth = 2
+  if config.objective.kw.get('inner_steps'):
+    config.objective.kw.inner_steps = min(config.objective.kw.inner_steps, 2)
+  return config
 
 
 def on_mock_data(config: ConfigDict) -> ConfigDict:
@@ -133,32 +161,40 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
   return config
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_a_config_is_plain_data(name):
-  module, arg = CONFIGS[name]
-  config = module.get_config(arg)
-  assert json.loads(json.dumps(config.to_dict())) is not None
-  assert set(config) >= set(common.base())
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_a_config_takes_one_step_on_mock_data(name):
-  module, arg = CONFIGS[name]
-  config = on_mock_data(module.get_config(arg))
+def stepping(config: ConfigDict):
+  """The step of a config on mock data, its first state and its arguments."""
+  config = on_mock_data(config)
   config.mesh.data = 1
   built = experiment.build(config)
   store = loop.resident_set(built)
   batch = next(loop.read_batches(built, 0, lookup=True))
   step = lambda s, b, t: built.step(s, loop.look_up(t, b))
-  deep = config.model.name in NETWORKS_OF_DEPTH
-  if deep and not name.startswith('hro:hro'):
-    state = jax.eval_shape(built.init, jax.random.key(0))
-    new, _ = jax.eval_shape(step, state, batch, store)  # They compile alike.
-    assert jax.tree.structure(new) == jax.tree.structure(state)
-    return
-  state = jax.jit(built.init)(jax.random.key(0))
-  step = jax.jit(step)
-  state, metrics = step(state, batch, store)
+  return step, built.init, batch, store
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_is_plain_data(name):
+  config = get_config(name)
+  assert json.loads(json.dumps(config.to_dict())) is not None
+  assert set(config) >= set(common.base())
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_is_built_and_its_step_is_traced(name):
+  step, init, batch, store = stepping(shallow(get_config(name)))
+  state = jax.eval_shape(init, jax.random.key(0))
+  new, metrics = jax.eval_shape(step, state, batch, store)
+  same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+  assert jax.tree.all(jax.tree.map(same, state, new))
+  assert metrics['loss'].shape == metrics['grad_norm'].shape == ()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_takes_one_step(name):
+  step, init, batch, store = stepping(get_config(name))
+  state, metrics = jax.jit(step)(jax.jit(init)(jax.random.key(0)), batch, store)
   assert int(state.step) == 1
   # Of DeACL's two stages each knows what the other does not.
   known = ('loss', 'grad_norm') if name.startswith('deacl') else metrics
@@ -224,18 +260,22 @@ def test_every_network_trains_in_bfloat16(name):
   assert metrics['loss'].dtype == jnp.float32
 
 
-def test_every_config_file_is_tested():
-  folder = pathlib.Path(common.__file__).parent
-  names = {path.stem for path in folder.glob('*.py')}
-  assert names - {'__init__', 'common'} == {n.split(':')[0] for n in CONFIGS}
+@pytest.mark.fast
+@pytest.mark.parametrize('name', STUDIES)
+def test_a_study_is_plain_data_for_each_of_its_arguments(name):
+  for variant in variants(name, STUDIES[name]):
+    config = STUDIES[name].get_config(variant.partition(':')[2] or None)
+    assert json.loads(json.dumps(config.to_dict())) is not None
+    assert config.job in config, f'{variant} has no {config.job}'
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('data', ['digits', 'fashion_mnist'])
 @pytest.mark.parametrize(
-  'module', [hro_study, gr_study, tarrl_study, thanos_study]
+  'name', [n for n, m in STUDIES.items() if m.get_config().job == 'study']
 )
-def test_studies_tune_every_method_as_much(module, data):
-  study = module.get_config(data).study
+def test_studies_tune_every_method_as_much(name, data):
+  study = STUDIES[name].get_config(data).study
   sizes = {
     name: np.prod([len(values) for _, values in grid])
     for name, grid in study.grids.items()
@@ -320,11 +360,11 @@ def test_words_of_an_argument_are_typed_and_checked():
       parse(wrong)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', CONFIGS)
 def test_no_field_hides_behind_a_method_of_its_class(name):
   """Such a field could not be set from the command line."""
-  module, arg = CONFIGS[name]
-  tree = [module.get_config(arg)]
+  tree = [get_config(name)]
   while tree:
     config = tree.pop()
     assert not [field for field in config if hasattr(ConfigDict, field)]

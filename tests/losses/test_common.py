@@ -334,6 +334,7 @@ OVER_BATCH = {
   'step_scale',
   'supervised_contrastive',
 }
+OF_ROWS = PER_EXAMPLE | OVER_BATCH  # The result has the batch's axis.
 
 
 def arguments(dtype=jnp.float32):
@@ -354,79 +355,206 @@ def close(a, b, atol=1e-6):
     )
 
 
+@pytest.mark.fast
 def test_every_public_name_is_covered():
   assert set(CALLS) | TYPES == set(losses.__all__)
   assert list(losses.__all__) == sorted(losses.__all__)
 
 
+class Results(dict):
+  """What every loss gives when it is called in one way.
+
+  All are compiled as one program, which takes a fraction of the time of one
+  program each. Where that cannot be done, each is called by itself, so that
+  only the tests of a faulty loss fail.
+  """
+
+  def __init__(self, run):
+    """Calls ``run`` with the names to run; it gives a dict of results."""
+    super().__init__()
+    self._run = run
+    try:
+      self.update(jax.device_get(run(tuple(CALLS))))
+    except Exception:  # The faulty loss says what was wrong when it is asked.
+      self.clear()
+
+  def __missing__(self, name):
+    self[name] = jax.device_get(self._run((name,)))[name]
+    return self[name]
+
+
+def jitted(names, change, args):
+  """``change(CALLS[name])(*args)`` of each name, compiled together."""
+  return jax.jit(lambda *args: {n: change(CALLS[n])(*args) for n in names})(
+    *args
+  )
+
+
+@pytest.fixture(scope='module')
+def values():
+  return Results(lambda names: jitted(names, lambda f: f, arguments()))
+
+
+@pytest.fixture(scope='module')
+def stacked():
+  """Of two batches of the same examples, by vmap."""
+  args = jax.tree.map(lambda a: np.stack([a, a]), arguments())
+  return Results(lambda names: jitted(names, jax.vmap, args))
+
+
+@pytest.fixture(scope='module')
+def low():
+  """In bfloat16."""
+  args = arguments(jnp.bfloat16)
+  return Results(lambda names: jitted(names, lambda f: f, args))
+
+
+@pytest.fixture(scope='module')
+def gradients():
+  """In rows, images and small."""
+
+  def change(call):
+    def total(rows, images, ids, small):
+      leaves = jax.tree.leaves(call(rows, images, ids, small))
+      return sum(jnp.sum(leaf) for leaf in leaves)
+
+    return jax.grad(total, argnums=(0, 1, 3))
+
+  return Results(lambda names: jitted(names, change, arguments()))
+
+
+def placed(mesh):
+  """The arguments, rows of the first three over the mesh."""
+  batch, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+  return jax.device_put(arguments(), (batch, batch, batch, whole))
+
+
+@pytest.fixture(scope='module')
+def over_two_devices():
+  """With rows over two devices, Auto axes."""
+  mesh = mesh_of(2, AxisType.Auto)
+
+  def run(names):
+    with jax.set_mesh(mesh):
+      return jitted(names, lambda f: f, placed(mesh))
+
+  return Results(run)
+
+
+@pytest.fixture(scope='module')
+def on_each_device():
+  """By shard_map on two devices, each of which has all examples."""
+  rows, images, ids, small = arguments()
+  twice = [np.concatenate([a, a]) for a in (rows, images, ids)]
+  mesh = mesh_of(2, AxisType.Auto)
+
+  def run(names):
+    mapped = jax.shard_map(
+      lambda *args: {n: as_rows(CALLS[n])(*args) for n in names},
+      mesh=mesh,
+      in_specs=(P('data'), P('data'), P('data'), P()),
+      out_specs={n: P('data') if n in OF_ROWS else P() for n in names},
+    )
+    return jax.jit(mapped)(*twice, small)
+
+  return Results(run)
+
+
+def mesh_of(number, kind):
+  devices = jax.devices()[:number]
+  return jax.make_mesh(
+    (number,), ('data',), axis_types=(kind,), devices=devices
+  )
+
+
+def as_rows(call):
+  """The call with scalars as arrays of one element."""
+  return lambda *args: jax.tree.map(jnp.atleast_1d, call(*args))
+
+
 @pytest.mark.parametrize('name', CALLS)
-def test_jit_vmap_and_low_precision(name):
-  args = arguments()
-  fun = jax.jit(CALLS[name])
-  out = fun(*args)
-  close(CALLS[name](*args), out)
-  stacked = jax.tree.map(lambda a: jnp.stack([a, a]), args)
-  close(jax.tree.map(lambda a: a[1], jax.jit(jax.vmap(fun))(*stacked)), out)
-  low = fun(*arguments(jnp.bfloat16))
-  for leaf in jax.tree.leaves(low):
+def test_vmap_equals_one_at_a_time(name, stacked, values):
+  close(jax.tree.map(lambda a: a[1], stacked[name]), values[name])
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_low_precision_is_finite(name, low):
+  for leaf in jax.tree.leaves(low[name]):
     assert np.isfinite(np.asarray(leaf, 'f')).all()
 
 
 @pytest.mark.parametrize('name', CALLS)
-def test_gradients_are_finite(name):
-  rows, images, ids, small = arguments()
-
-  def total(rows, images, small):
-    out = CALLS[name](rows, images, ids, small)
-    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out))
-
-  grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(rows, images, small)
-  for grad in grads:
+def test_gradients_are_finite(name, gradients):
+  for grad in gradients[name]:
     assert np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize('name', CALLS)
+def test_two_devices_equal_one(name, over_two_devices, values):
+  close(over_two_devices[name], values[name])
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_is_traced_under_a_mesh_with_explicit_axes(name, values):
+  """Which operations those refuse is known before anything is compiled."""
+  mesh = mesh_of(2, AxisType.Explicit)
+  with jax.set_mesh(mesh):
+    out = jax.eval_shape(CALLS[name], *placed(mesh))
+  shapes = lambda tree: [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+  assert shapes(out) == shapes(values[name])
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_runs_per_device(name, on_each_device, values):
+  """Each device answers for its own rows."""
+  expected = jax.tree.map(np.atleast_1d, values[name])
+  if name in OF_ROWS:
+    expected = jax.tree.map(lambda a: np.concatenate([a, a]), expected)
+  close(on_each_device[name], expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', CALLS)
+def test_jit_changes_nothing(name, values):
+  close(jax.device_get(CALLS[name](*arguments())), values[name])
+
+
+@pytest.mark.full
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('name', CALLS)
-def test_eight_devices_equal_one(name, kind):
-  args = arguments()
-  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+def test_eight_devices_equal_one(name, kind, values):
+  mesh = mesh_of(8, kind)
   with jax.set_mesh(mesh):
-    batch, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
-    spread = jax.device_put(args, (batch, batch, batch, whole))
-    out = jax.jit(CALLS[name])(*spread)
-    close(jax.device_get(out), jax.jit(CALLS[name])(*args))
+    out = jax.jit(CALLS[name])(*placed(mesh))
+  close(jax.device_get(out), values[name])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', CALLS)
-def test_it_runs_per_device(name, mesh):
+def test_shard_map_and_pmap_agree_on_eight_devices(name, mesh, values):
   args = arguments()
-  rows = P('data') if name in PER_EXAMPLE | OVER_BATCH else P()
-  fun = lambda *a: jax.tree.map(
-    lambda leaf: jnp.atleast_1d(leaf), CALLS[name](*a)
-  )
+  fun = as_rows(CALLS[name])
   mapped = jax.jit(
     jax.shard_map(
       fun,
       mesh=mesh,
       in_specs=(P('data'), P('data'), P('data'), P()),
-      out_specs=rows,
+      out_specs=P('data') if name in OF_ROWS else P(),
     )
   )
   out = mapped(*args)
   split = [a.reshape(8, 2, *a.shape[1:]) for a in args[:3]]
   per_device = jax.pmap(fun, in_axes=(0, 0, 0, None))(*split, args[3])
-  if name in OVER_BATCH:  # Each device answers for its own rows.
-    join = lambda a: a.reshape(-1, *a.shape[2:])
-    close(out, jax.tree.map(join, per_device))
-    return
-  whole = jax.jit(fun)(*args)
-  close(out, whole)
-  if name in PER_EXAMPLE:
-    close(per_device.reshape(whole.shape), whole)
+  if name in OF_ROWS:
+    per_device = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), per_device)
   else:
-    close(jax.tree.map(lambda a: a[5], per_device), whole)
+    per_device = jax.tree.map(lambda a: a[5], per_device)
+  close(out, per_device)
+  if name not in OVER_BATCH:
+    close(out, jax.tree.map(np.atleast_1d, values[name]))
 
 
+@pytest.mark.fast
 def test_importing_losses_needs_only_jax_optax_and_chex():
   code = (
     'import sys, jax, optax, chex\n'
