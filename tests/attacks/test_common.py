@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import attacks
+from tests.contracts import Results, mesh_of
 
 B = 16
 W = np.random.default_rng(1).normal(size=(12, 4)).astype('f')
@@ -194,17 +195,86 @@ SURROGATES = {
   'untargeted_objective',
 }
 NO_STOP = {'project'}  # A projection, not an attack.
+ATTACKS = tuple(n for n in CALLS if n not in NO_STOP)
 
 
-@functools.cache
-def reference(name):
-  return np.asarray(jax.jit(CALLS[name])(W, X, IDS))
+def jitted(names, change, *args):
+  """``change(CALLS[name])(*args)`` of each name, compiled together."""
+  return jax.jit(lambda *args: {n: change(CALLS[n])(*args) for n in names})(
+    *args
+  )
+
+
+@pytest.fixture(scope='module')
+def reference():
+  """Of one device in one call."""
+  return Results(CALLS, lambda names: jitted(names, lambda f: f, W, X, IDS))
+
+
+@pytest.fixture(scope='module')
+def low():
+  """In bfloat16."""
+  x = jnp.asarray(X, jnp.bfloat16)
+  return Results(CALLS, lambda names: jitted(names, lambda f: f, W, x, IDS))
+
+
+@pytest.fixture(scope='module')
+def stacked():
+  """Of two batches, by vmap."""
+  change = lambda call: jax.vmap(call, in_axes=(None, 0, None))
+  both = np.stack([1 - X, X])
+  return Results(CALLS, lambda names: jitted(names, change, W, both, IDS))
+
+
+@pytest.fixture(scope='module')
+def gradients():
+  """Of the sum of what is found, in the model and in the images."""
+
+  def change(call):
+    return jax.grad(lambda *args: jnp.sum(call(*args)), argnums=(0, 1))
+
+  return Results(ATTACKS, lambda names: jitted(names, change, W, X, IDS))
+
+
+@pytest.fixture(scope='module')
+def on_each_device():
+  """By shard_map on two devices, each of which has all examples."""
+
+  def run(names):
+    out = {}
+    for over_batch in (False, True):
+      some = [n for n in names if (n in OVER_BATCH) == over_batch]
+      mapped = jax.shard_map(
+        lambda *args, some=some: {n: CALLS[n](*args) for n in some},
+        mesh=mesh_of(2),
+        in_specs=(P(), P('data'), P('data')),
+        out_specs=P('data'),
+        check_vma=not over_batch,
+      )
+      args = W, np.concatenate([X, X]), np.concatenate([IDS, IDS])
+      out |= jax.jit(mapped)(*args)
+    return out
+
+  return Results(CALLS, run)
+
+
+def placed(mesh):
+  """The arguments, images and ids over the mesh."""
+  rows, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+  return jax.device_put((W, X, IDS), (whole, rows, rows))
 
 
 def close(a, b):
   np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-6)
 
 
+def assert_no_collectives(compiled):
+  text = compiled.as_text()
+  for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
+    assert word not in text
+
+
+@pytest.mark.fast
 def test_every_public_name_is_covered():
   names = {name.split()[0] for name in CALLS}
   names = names - {'surrogates'} | SURROGATES
@@ -213,52 +283,73 @@ def test_every_public_name_is_covered():
 
 
 @pytest.mark.parametrize('name', CALLS)
-def test_shape_dtype_and_bounds_in_low_precision(name):
-  x = jnp.asarray(X, jnp.bfloat16)
-  z = jax.jit(CALLS[name])(W, x, IDS)
+def test_shape_dtype_and_bounds_in_low_precision(name, low):
+  x, z = jnp.asarray(X, jnp.bfloat16), low[name]
   assert z.shape == x.shape
   assert z.dtype == x.dtype
   assert float(z.min()) >= 0
   assert float(z.max()) <= 1
-  assert np.abs(np.asarray(z - x, 'f')).max() > 0.01
+  assert np.abs(np.asarray(z, 'f') - np.asarray(x, 'f')).max() > 0.01
 
 
 @pytest.mark.parametrize('name', CALLS)
-def test_vmap_equals_one_at_a_time(name):
-  ids = np.arange(4)
-  rows = X.reshape(4, 4, 2, 6)
-  together = jax.jit(jax.vmap(CALLS[name], in_axes=(None, 0, None)))(
-    W, rows, ids
-  )
-  alone = jax.jit(CALLS[name])(W, rows[2], ids)
-  close(together[2], alone)
+def test_vmap_equals_one_at_a_time(name, stacked, reference):
+  close(stacked[name][1], reference[name])
 
 
-@pytest.mark.parametrize('name', [n for n in CALLS if n not in NO_STOP])
-def test_no_gradient_leaves_the_attack(name):
-  total = lambda w, x: jnp.sum(CALLS[name](w, x, IDS))
-  for grad in jax.jit(jax.grad(total, argnums=(0, 1)))(W, X):
+@pytest.mark.parametrize('name', ATTACKS)
+def test_no_gradient_leaves_the_attack(name, gradients):
+  for grad in gradients[name]:
     np.testing.assert_array_equal(grad, 0)
 
 
+def test_two_devices_equal_one_without_any_communication(reference):
+  names = [name for name in CALLS if name not in OVER_BATCH]
+  mesh = mesh_of(2)
+  with jax.set_mesh(mesh):
+    args = placed(mesh)
+    all_of_them = jax.jit(lambda *args: {n: CALLS[n](*args) for n in names})
+    compiled = all_of_them.lower(*args).compile()
+    found = jax.device_get(compiled(*args))
+  assert_no_collectives(compiled)
+  for name in names:
+    np.testing.assert_allclose(
+      found[name], reference[name], atol=2e-6, err_msg=name
+    )
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_is_traced_under_a_mesh_with_explicit_axes(name):
+  """Which operations those refuse is known before anything is compiled."""
+  mesh = mesh_of(2, AxisType.Explicit)
+  with jax.set_mesh(mesh):
+    out = jax.eval_shape(CALLS[name], *placed(mesh))
+  assert (out.shape, out.dtype) == (X.shape, X.dtype)
+
+
+@pytest.mark.parametrize('name', CALLS)
+def test_it_runs_per_device(name, on_each_device, reference):
+  one, other = np.split(on_each_device[name], 2)
+  close(one, reference[name])
+  close(other, reference[name])
+
+
+@pytest.mark.full
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('name', CALLS)
-def test_eight_devices_equal_one(name, kind):
-  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+def test_eight_devices_equal_one(name, kind, reference):
+  mesh = mesh_of(8, kind)
   with jax.set_mesh(mesh):
-    rows, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
-    args = jax.device_put((W, X, IDS), (whole, rows, rows))
+    args = placed(mesh)
     compiled = jax.jit(CALLS[name]).lower(*args).compile()
-    close(compiled(*args), reference(name))
-    if name not in OVER_BATCH:
-      text = compiled.as_text()
-      for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
-        assert word not in text
+    close(compiled(*args), reference[name])
+  if name not in OVER_BATCH:
+    assert_no_collectives(compiled)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', CALLS)
-def test_it_runs_per_device(name, mesh):
-  ids = IDS
+def test_shard_map_and_pmap_agree_on_eight_devices(name, mesh, reference):
   mapped = jax.jit(
     jax.shard_map(
       CALLS[name],
@@ -269,12 +360,10 @@ def test_it_runs_per_device(name, mesh):
     )
   )
   per_device = jax.pmap(CALLS[name], in_axes=(None, 0, 0))(
-    W, X.reshape(8, 2, 2, 6), ids.reshape(8, 2)
+    W, X.reshape(8, 2, 2, 6), IDS.reshape(8, 2)
   ).reshape(X.shape)
+  close(mapped(W, X, IDS), per_device)
   if name in OVER_BATCH:
-    first = jax.jit(CALLS[name])(W, X[:2], ids[:2])
-    close(mapped(W, X, ids)[:2], first)
-    close(per_device[:2], first)
+    close(per_device[:2], jax.jit(CALLS[name])(W, X[:2], IDS[:2]))
   else:
-    close(mapped(W, X, ids), reference(name))
-    close(per_device, reference(name))
+    close(per_device, reference[name])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.contracts import Results, mesh_of
 
 B, K = 16, 3
 PROBS = jnp.array([0.2, 0.3, 0.5])
@@ -361,28 +362,6 @@ def test_every_public_name_is_covered():
   assert list(losses.__all__) == sorted(losses.__all__)
 
 
-class Results(dict):
-  """What every loss gives when it is called in one way.
-
-  All are compiled as one program, which takes a fraction of the time of one
-  program each. Where that cannot be done, each is called by itself, so that
-  only the tests of a faulty loss fail.
-  """
-
-  def __init__(self, run):
-    """Calls ``run`` with the names to run; it gives a dict of results."""
-    super().__init__()
-    self._run = run
-    try:
-      self.update(jax.device_get(run(tuple(CALLS))))
-    except Exception:  # The faulty loss says what was wrong when it is asked.
-      self.clear()
-
-  def __missing__(self, name):
-    self[name] = jax.device_get(self._run((name,)))[name]
-    return self[name]
-
-
 def jitted(names, change, args):
   """``change(CALLS[name])(*args)`` of each name, compiled together."""
   return jax.jit(lambda *args: {n: change(CALLS[n])(*args) for n in names})(
@@ -392,21 +371,21 @@ def jitted(names, change, args):
 
 @pytest.fixture(scope='module')
 def values():
-  return Results(lambda names: jitted(names, lambda f: f, arguments()))
+  return Results(CALLS, lambda names: jitted(names, lambda f: f, arguments()))
 
 
 @pytest.fixture(scope='module')
 def stacked():
   """Of two batches of the same examples, by vmap."""
   args = jax.tree.map(lambda a: np.stack([a, a]), arguments())
-  return Results(lambda names: jitted(names, jax.vmap, args))
+  return Results(CALLS, lambda names: jitted(names, jax.vmap, args))
 
 
 @pytest.fixture(scope='module')
 def low():
   """In bfloat16."""
   args = arguments(jnp.bfloat16)
-  return Results(lambda names: jitted(names, lambda f: f, args))
+  return Results(CALLS, lambda names: jitted(names, lambda f: f, args))
 
 
 @pytest.fixture(scope='module')
@@ -420,7 +399,7 @@ def gradients():
 
     return jax.grad(total, argnums=(0, 1, 3))
 
-  return Results(lambda names: jitted(names, change, arguments()))
+  return Results(CALLS, lambda names: jitted(names, change, arguments()))
 
 
 def placed(mesh):
@@ -432,13 +411,13 @@ def placed(mesh):
 @pytest.fixture(scope='module')
 def over_two_devices():
   """With rows over two devices, Auto axes."""
-  mesh = mesh_of(2, AxisType.Auto)
+  mesh = mesh_of(2)
 
   def run(names):
     with jax.set_mesh(mesh):
       return jitted(names, lambda f: f, placed(mesh))
 
-  return Results(run)
+  return Results(CALLS, run)
 
 
 @pytest.fixture(scope='module')
@@ -446,7 +425,7 @@ def on_each_device():
   """By shard_map on two devices, each of which has all examples."""
   rows, images, ids, small = arguments()
   twice = [np.concatenate([a, a]) for a in (rows, images, ids)]
-  mesh = mesh_of(2, AxisType.Auto)
+  mesh = mesh_of(2)
 
   def run(names):
     mapped = jax.shard_map(
@@ -457,14 +436,7 @@ def on_each_device():
     )
     return jax.jit(mapped)(*twice, small)
 
-  return Results(run)
-
-
-def mesh_of(number, kind):
-  devices = jax.devices()[:number]
-  return jax.make_mesh(
-    (number,), ('data',), axis_types=(kind,), devices=devices
-  )
+  return Results(CALLS, run)
 
 
 def as_rows(call):
