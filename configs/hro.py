@@ -18,7 +18,7 @@ task asks for classes that the source labels do not contain.
 | cifar10 | ResNet-18, 200 epochs of 128 | tfds cifar10, an accelerator |
 | imagenet | ResNet-18, 90 epochs of 256 | tfds imagenet2012, accelerators |
 
-Measured with ten seeds (README, "Is HRO better than its parts?"): worst concept
+Measured with ten seeds (docs/studies/hro.md): worst concept
 93% and PGD-20 76% on digits, 94% and 61% (at gamma 10) on fashion_mnist.
 
 The recipes of cifar10 and imagenet are the customary ones for ResNet-18; they
