@@ -20,35 +20,62 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(*args, timeout=120, **env) -> subprocess.CompletedProcess:
+def run(*args, timeout=600, **env) -> subprocess.CompletedProcess:
   """Runs ``python launch.py ARGS`` on one CPU device and waits for its end.
 
   Args:
     *args: The command's arguments.
-    timeout: Seconds after which the command is killed; its return code is
-      then -9.
+    timeout: Seconds after which the command is killed.
     **env: Environment variables that the command has besides the tests' own.
       Variables that JAX reads while it is imported have no effect.
 
   Returns:
     The arguments, the return code and what was printed.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    out, err = pathlib.Path(folder, 'out'), pathlib.Path(folder, 'err')
-    request = {
-      'args': list(map(str, args)),
-      'env': env,
-      'out': str(out),
-      'err': str(err),
-      'timeout': timeout,
-    }
-    server = _server()
-    server.stdin.write(json.dumps(request) + '\n')
-    server.stdin.flush()
-    code = json.loads(server.stdout.readline())
-    return subprocess.CompletedProcess(
-      request['args'], code, out.read_text(), err.read_text()
+  return Command(*args, **env).wait(timeout)
+
+
+class Command:
+  """``python launch.py ARGS`` while it runs; see `run`.
+
+  Attributes:
+    args: The command's arguments.
+    pid: Of its process.
+  """
+
+  def __init__(self, *args, **env):
+    """Starts it."""
+    self.args = list(map(str, args))
+    self._folder = tempfile.TemporaryDirectory()
+    self._out = pathlib.Path(self._folder.name, 'out')
+    self._err = pathlib.Path(self._folder.name, 'err')
+    self.pid = _ask(
+      args=self.args, env=env, out=str(self._out), err=str(self._err)
     )
+
+  def send(self, number: int) -> None:
+    """Sends it a signal; it must not have been waited for."""
+    os.kill(self.pid, number)
+
+  def ended(self) -> bool:
+    """Whether it has ended; it must not have been waited for."""
+    stat = pathlib.Path(f'/proc/{self.pid}/stat').read_text()
+    return stat.rpartition(')')[2].split()[0] == 'Z'
+
+  def wait(self, timeout: float = 600) -> subprocess.CompletedProcess:
+    """Waits for its end; kills it after so many seconds."""
+    code = _ask(pid=self.pid, timeout=timeout)
+    out, err = self._out.read_text(), self._err.read_text()
+    self._folder.cleanup()
+    return subprocess.CompletedProcess(self.args, code, out, err)
+
+
+def _ask(**request) -> int:
+  """Sends the server a request; returns its answer."""
+  server = _server()
+  server.stdin.write(json.dumps(request) + '\n')
+  server.stdin.flush()
+  return json.loads(server.stdout.readline())
 
 
 def environment() -> dict[str, str]:
@@ -72,7 +99,7 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> dict | None:
-  """Forks for every request; returns a request in a child, else None."""
+  """Forks and waits as it is asked; returns, in a child, what to run."""
   import rrl_jax.report.terminal
   import rrl_jax.studies.pool
   import rrl_jax.train  # noqa: F401
@@ -80,10 +107,13 @@ def _serve() -> dict | None:
   answers = os.fdopen(os.dup(1), 'w')
   for line in sys.stdin:
     request = json.loads(line)
-    pid = os.fork()
-    if not pid:
-      return request
-    answers.write(f'{_wait(pid, request["timeout"])}\n')
+    if 'pid' in request:
+      answer = _wait(**request)
+    else:
+      answer = os.fork()
+      if not answer:
+        return request
+    answers.write(f'{answer}\n')
     answers.flush()
   return None
 

@@ -19,8 +19,12 @@ from configs import hro
 from rrl_jax.errors import ConfigError, DataError, DivergedError, StoppedError
 from rrl_jax.train import experiment, loop
 from rrl_jax.train.workdir import Workdir
+from tests.launching import Command, environment
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+pytestmark = pytest.mark.optimized
 
 
 def tiny(**changes) -> ConfigDict:
@@ -55,6 +59,20 @@ def train(config, root, quiet=True):
   return loop.train(built, workdir, quiet=quiet)
 
 
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """``(state, folder)`` of `tiny`, trained to its end."""
+  root = tmp_path_factory.mktemp('finished') / 'run'
+  return train(tiny(), root), root
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """``(state, folder)`` as `finished`, the folder to be damaged."""
+  state, root = finished
+  return state, shutil.copytree(root, tmp_path / 'copied')
+
+
 def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -64,11 +82,9 @@ def steps_logged(root):
   return [json.loads(line)['step'] for line in lines]
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-  straight = train(tiny(), tmp_path / 'straight')
+def test_resumed_equals_uninterrupted_bit_for_bit(copied):
+  straight, root = copied
   # The schedule depends on the length: stop by removing the last checkpoints.
-  root = tmp_path / 'resumed'
-  train(tiny(), root)
   for step in (4, 6):
     shutil.rmtree(root / 'checkpoints' / str(step))
   resumed = train(tiny(), root)
@@ -76,29 +92,26 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
   assert steps_logged(root) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_longer_run_goes_on_from_the_end(tmp_path):
-  train(tiny(), tmp_path)
-  state = train(tiny(total_steps=9), tmp_path)
+def test_a_longer_run_goes_on_from_the_end(copied):
+  _, root = copied
+  state = train(tiny(total_steps=9), root)
   assert int(state.step) == 9
-  assert steps_logged(tmp_path) == list(range(1, 10))
+  assert steps_logged(root) == list(range(1, 10))
 
 
-def test_a_shorter_run_is_done(tmp_path):
-  train(tiny(), tmp_path)
-  assert int(train(tiny(total_steps=3), tmp_path).step) == 6
+def test_a_shorter_run_is_done(copied):
+  _, root = copied
+  assert int(train(tiny(total_steps=3), root).step) == 6
 
 
-@pytest.mark.parametrize('device_bytes', [2**30, 1])
-def test_a_resident_set_and_a_streamed_one_train_alike(tmp_path, device_bytes):
-  straight = train(tiny(), tmp_path / 'a')
-  other = train(tiny(**{'data.device_bytes': device_bytes}), tmp_path / 'b')
+def test_a_resident_set_and_a_streamed_one_train_alike(finished, tmp_path):
+  straight, _ = finished
+  other = train(tiny(**{'data.device_bytes': 1}), tmp_path)
   assert_equal(straight.params, other.params)
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
-  straight = train(tiny(), tmp_path / 'one')
-  root = tmp_path / 'several'
-  train(tiny(), root)
+def test_a_run_goes_on_with_another_number_of_devices(copied):
+  straight, root = copied
   for step in (4, 6):
     shutil.rmtree(root / 'checkpoints' / str(step))
   resumed = train(tiny(**{'mesh.data': 4}), root)
@@ -109,40 +122,40 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
   )
 
 
-def test_the_adversary_is_saved_with_the_state(tmp_path):
-  state = train(tiny(), tmp_path)
+def test_the_adversary_is_saved_with_the_state(finished):
+  state, root = finished
   built = experiment.build(tiny())
-  with loop.open_checkpoints(built, Workdir(tmp_path)) as saved:
+  with loop.open_checkpoints(built, Workdir(root)) as saved:
     restored = saved.restore(built.abstract_state())
   assert_equal(state.aux_state, restored.aux_state)
   assert not np.allclose(state.aux_state['concept_probs'], 1 / 3, atol=1e-6)
 
 
-def test_another_config_is_refused_before_any_work(tmp_path):
-  train(tiny(), tmp_path)
-  before = sorted(p.name for p in tmp_path.rglob('*'))
+def test_another_config_is_refused_before_any_work(copied):
+  _, root = copied
+  before = sorted(p.name for p in root.rglob('*'))
   with pytest.raises(ConfigError, match=r'optim.lr is 0.05 there, 0.5 here'):
-    train(tiny(**{'optim.lr': 0.5}), tmp_path)
-  assert sorted(p.name for p in tmp_path.rglob('*')) == before
+    train(tiny(**{'optim.lr': 0.5}), root)
+  assert sorted(p.name for p in root.rglob('*')) == before
 
 
-def test_a_checkpoint_carried_in_from_another_run_is_refused(tmp_path):
-  train(tiny(), tmp_path / 'a')
-  train(tiny(seed=1), tmp_path / 'b')
-  shutil.rmtree(tmp_path / 'b' / 'checkpoints')
-  shutil.copytree(
-    tmp_path / 'a' / 'checkpoints', tmp_path / 'b' / 'checkpoints'
-  )
+def test_a_checkpoint_carried_in_from_another_run_is_refused(
+  finished, tmp_path
+):
+  _, other = finished
+  train(tiny(seed=1), tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints')
+  shutil.copytree(other / 'checkpoints', tmp_path / 'checkpoints')
   with pytest.raises(DataError, match='another config'):
-    train(tiny(seed=1), tmp_path / 'b')
+    train(tiny(seed=1), tmp_path)
 
 
-def test_a_torn_last_line_of_metrics_is_dropped(tmp_path):
-  train(tiny(), tmp_path)
-  with (tmp_path / 'metrics.jsonl').open('a') as file:
+def test_a_torn_last_line_of_metrics_is_dropped(copied):
+  _, root = copied
+  with (root / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 7, "tim')
-  train(tiny(total_steps=8), tmp_path)
-  assert steps_logged(tmp_path) == list(range(1, 9))
+  train(tiny(total_steps=8), root)
+  assert steps_logged(root) == list(range(1, 9))
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(tmp_path):
@@ -160,8 +173,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(tmp_path):
     assert saved.steps() == [2]
 
 
-def test_sigterm_saves_and_asks_to_be_resumed(tmp_path):
-  straight = train(tiny(), tmp_path / 'straight')
+def test_sigterm_saves_and_asks_to_be_resumed(finished, tmp_path):
+  straight, _ = finished
   built = experiment.build(tiny(ckpt_steps=100))
   seen = []
 
@@ -189,24 +202,6 @@ def test_sigterm_saves_and_asks_to_be_resumed(tmp_path):
   assert_equal(straight, train(tiny(), tmp_path / 'run'))
 
 
-def spawn(config_args, root):
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  return subprocess.Popen(
-    [
-      sys.executable,
-      str(ROOT / 'launch.py'),
-      '--config=configs/hro.py',
-      f'--workdir={root}',
-      *config_args,
-    ],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
 def last_step(root):
   try:
     return steps_logged(root)[-1]
@@ -214,73 +209,108 @@ def last_step(root):
     return 0
 
 
+def wait_for(step, root, command):
+  """Until that step is logged, or the command has ended."""
+  while last_step(root) < step and not command.ended():
+    time.sleep(0.002)
+
+
 def final_state(root):
-  """The last checkpoint of a run of `KILLED`."""
-  config = hro.get_config()
-  config.update_from_flattened_dict(KILLED)
+  """The last checkpoint of a run."""
+  config = ConfigDict(json.loads((root / 'config.json').read_text()))
   built = experiment.build(config)
   with loop.open_checkpoints(built, Workdir(root)) as saved:
     return saved.restore(built.abstract_state())
 
 
-KILLED = {'total_steps': 3000, 'ckpt_steps': 100, 'log_steps': 10}
-
-
-def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
-  args = [f'--config.{name}={value}' for name, value in KILLED.items()]
-  straight = spawn(args, tmp_path / 'straight')
-  rng = np.random.default_rng(0)
-  root = tmp_path / 'killed'
-  at = np.sort(rng.integers(10, 2800, size=10))
-  kills = 0
-  for step in at:
-    process = spawn(args, root)
-    deadline = time.monotonic() + 60
-    while last_step(root) < step and process.poll() is None:
-      assert time.monotonic() < deadline
-      time.sleep(0.002)
-    time.sleep(rng.uniform(0, 0.1))
-    if process.poll() is None:
-      process.kill()
-      kills += 1
-    process.communicate()
-  assert kills == 10
-  last = spawn(args, root)
-  # A kill may hit the saving of a checkpoint, which the next run then names.
-  said = last.communicate()[1].splitlines()
-  assert all('so its saving was cut short; using' in line for line in said)
-  assert last.returncode == 0
-  assert straight.communicate()[1] == ''
-  assert straight.returncode == 0
-  assert_equal(final_state(tmp_path / 'straight'), final_state(root))
+def assert_same_run(root, straight):
+  assert_equal(final_state(straight), final_state(root))
   steps = steps_logged(root)
   assert steps == sorted(set(steps))
-  assert steps == steps_logged(tmp_path / 'straight')
+  assert steps == steps_logged(straight)
   results = [
     json.loads((folder / 'results.json').read_text())
-    for folder in (root, tmp_path / 'straight')
+    for folder in (root, straight)
   ]
   assert results[0] == results[1]
 
 
-def test_sigterm_to_a_run_exits_75(tmp_path):
-  args = [f'--config.{name}={value}' for name, value in KILLED.items()]
-  process = spawn(args, tmp_path)
-  deadline = time.monotonic() + 60
-  while last_step(tmp_path) < 50:
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
-  process.terminate()
-  message = process.communicate(timeout=60)[1]
-  assert process.returncode == 75
-  assert len(message.splitlines()) == 1
-  assert 'saved at step' in message
+@pytest.fixture
+def long_config(tmp_path):
+  """A config file of a run that takes some seconds."""
+  path = tmp_path / 'long.py'
+  path.write_text(
+    'from tests import test_resume\n\n\n'
+    'def get_config(arg=None):\n'
+    '  return test_resume.tiny(\n'
+    '    total_steps=600, ckpt_steps=20, log_steps=5,\n'
+    "    evals={'accuracy': {}},\n"
+    '  )\n'
+  )
+  return path
 
 
-def test_a_run_goes_on_past_a_damaged_checkpoint(tmp_path, capfd):
-  straight = train(tiny(), tmp_path / 'straight')
-  root = tmp_path / 'damaged'
-  train(tiny(), root)
+def test_sigterm_exits_75_and_neither_it_nor_a_kill_changes_a_bit(
+  tmp_path, long_config
+):
+  root, straight = tmp_path / 'run', tmp_path / 'straight'
+  done = Command(f'--config={long_config}', f'--workdir={straight}').wait()
+  assert (done.returncode, done.stderr) == (0, '')
+  command = f'--config={long_config}', f'--workdir={root}'
+
+  first = Command(*command)
+  wait_for(50, root, first)
+  first.send(signal.SIGTERM)
+  stopped = first.wait()
+  assert stopped.returncode == 75
+  assert len(stopped.stderr.splitlines()) == 1
+  assert 'saved at step' in stopped.stderr
+
+  second = Command(*command)
+  wait_for(last_step(root) + 30, root, second)
+  second.send(signal.SIGKILL)
+  assert second.wait().returncode == -signal.SIGKILL
+  assert last_step(root) < 600
+
+  last = Command(*command).wait()
+  assert last.returncode == 0
+  assert_same_run(root, straight)
+
+
+KILLED = {'total_steps': 3000, 'ckpt_steps': 100, 'log_steps': 10}
+
+
+@pytest.mark.full
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
+  root, straight = tmp_path / 'killed', tmp_path / 'straight'
+  args = [
+    '--config=configs/hro.py',
+    *(f'--config.{name}={value}' for name, value in KILLED.items()),
+  ]
+  uninterrupted = Command(*args, f'--workdir={straight}')
+  rng = np.random.default_rng(0)
+  kills = 0
+  for step in np.sort(rng.integers(10, 2800, size=10)):
+    command = Command(*args, f'--workdir={root}')
+    wait_for(step, root, command)
+    time.sleep(rng.uniform(0, 0.1))
+    if not command.ended():
+      command.send(signal.SIGKILL)
+      kills += 1
+    command.wait()
+  assert kills == 10
+  last = Command(*args, f'--workdir={root}').wait(300)
+  # A kill may hit the saving of a checkpoint, which the next run then names.
+  said = last.stderr.splitlines()
+  assert all('so its saving was cut short; using' in line for line in said)
+  assert last.returncode == 0
+  done = uninterrupted.wait(300)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert_same_run(root, straight)
+
+
+def test_a_run_goes_on_past_a_damaged_checkpoint(copied, capfd):
+  straight, root = copied
   for step in (4, 6):
     (root / 'checkpoints' / str(step) / 'manifest.json').unlink()
   assert_equal(straight, train(tiny(ckpt_steps=3), root))
@@ -305,8 +335,7 @@ def test_a_full_disk_ends_with_one_line_and_harms_nothing(tmp_path):
   done = subprocess.run(
     ['bash', '-c', f'ulimit -f 16; exec {sys.executable} {launch}'],
     cwd=ROOT,
-    env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-    | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
+    env=environment() | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
     capture_output=True,
     text=True,
     check=False,
