@@ -1,7 +1,6 @@
 """A head trained on attacked images, where the best one is known."""
 
 import jax
-import numpy as np
 import pytest
 
 from rrl_jax import attacks, evals
@@ -13,20 +12,48 @@ FEW = {
   'epsilon': 0.1,
   'num_steps': 3,
   'train_steps': 2,
-  'epochs': 2,
+  'epochs': 4,
+  'batch_size': 24,
+  'lr': 0.3,
+  'num_train': 48,
   'num_examples': 64,
 }
+KEY = jax.random.key(0)
 NAME = 'transfer/{}adversarial_probe{}_accuracy'
 
 
-def measure(encoder, data, key, **kw):
+def measure(encoder, data, key=KEY, **kw):
   kw = {**FEW, **kw}
   return dict(adversarial_probe.evaluate(encoder, data, key=key, **kw))
 
 
-def run(encoder, data, key, **kw):
+def run(encoder, data, key=KEY, **kw):
   found = measure(encoder, data, key, **kw)
   return {name: m.value for name, m in found.items()}
+
+
+@pytest.fixture(scope='module')
+def measured():
+  """Of two tasks, with an AutoAttack of two steps."""
+  with pytest.MonkeyPatch.context() as patch:
+    cheap = toy.cheap_auto_attack(attacks.auto_attack)
+    patch.setattr(attacks, 'auto_attack', cheap)
+    encoder = toy.encoder(batch_size=16)
+    return measure(encoder, toy.data(), auto_attack_examples=8)
+
+
+@pytest.fixture(scope='module')
+def standard():
+  """Trained by steps of no length; and how often its encoder was traced."""
+  encoder, traced = toy.counting()
+  return run(encoder, toy.data(), lr=1e-9), len(traced)
+
+
+@pytest.fixture(scope='module')
+def diverged():
+  """Trained on one task, too fast; and how often its encoder was traced."""
+  encoder, traced = toy.counting()
+  return measure(encoder, toy.first_task(), lr=1e38), len(traced)
 
 
 def pixels(variables, images):
@@ -34,12 +61,12 @@ def pixels(variables, images):
   return features, features
 
 
-def test_it_leaves_the_feature_that_an_attack_can_turn(rng, key):
+def test_it_leaves_the_feature_that_an_attack_can_turn(rng):
   data, best = toy.one_robust_task(rng)
   encoder = evals.Encoder(pixels, {})
-  kw = {'num_examples': 0, 'batch_size': 100, 'train_steps': 3}
-  standard = run(encoder, data, key, lr=1e-9, epochs=1, **kw)
-  robust = run(encoder, data, key, lr=0.5, epochs=40, **kw)
+  kw = {'num_examples': 0, 'num_train': 0, 'batch_size': 100, 'train_steps': 3}
+  standard = run(encoder, data, **{**kw, 'lr': 1e-9, 'epochs': 1})
+  robust = run(encoder, data, **{**kw, 'lr': 0.5, 'epochs': 40})
   of = lambda found, attack: found[NAME.format('t/', attack)]
   # The standard probe reads the pixel that is always right and near.
   assert of(standard, '') == 1
@@ -49,12 +76,15 @@ def test_it_leaves_the_feature_that_an_attack_can_turn(rng, key):
   assert 0.85 < best < 0.95
 
 
-def test_it_starts_from_the_standard_probe(key):
-  encoder, data = toy.encoder(), toy.data()
-  found = run(encoder, data, key, lr=1e-9, num_train=50, epochs=1)
+def test_it_starts_from_the_standard_probe(standard):
+  found, _ = standard
   clean = dict(
     transfer.evaluate(
-      encoder, data, key=key, num_train=50, probes=('linear_probe',)
+      toy.encoder(),
+      toy.data(),
+      key=KEY,
+      num_train=48,
+      probes=('linear_probe',),
     )
   )
   for task in ('one/', 'two/', ''):
@@ -62,105 +92,78 @@ def test_it_starts_from_the_standard_probe(key):
     assert found[NAME.format(task, '')] == value
 
 
-def test_radius_zero_is_clean_accuracy(key):
-  found = run(
-    toy.encoder(batch_size=32), toy.data(), key, epsilon=0, num_examples=0
-  )
+def test_radius_zero_is_clean_accuracy():
+  found = run(toy.encoder(batch_size=32), toy.data(), epsilon=0, num_examples=0)
   for task in ('one/', 'two/', ''):
     value = found[NAME.format(task, '')]
     assert found[NAME.format(task, '_pgd3')] == value
     assert 0 < value < 1
 
 
-def test_each_task_has_its_numbers_and_all_a_mean(monkeypatch, key):
-  cheap = toy.cheap_auto_attack(attacks.auto_attack)
-  monkeypatch.setattr(attacks, 'auto_attack', cheap)
-  found = measure(
-    toy.encoder(batch_size=8), toy.data(), key, auto_attack_examples=8
-  )
+def test_each_task_has_its_numbers_and_all_a_mean(measured):
+  toy.assert_sound(measured)
   suffixes = ('', '_pgd3', '_auto_attack')
-  assert list(found) == [
+  assert list(measured) == [
     NAME.format(task, suffix)
     for task in ('one/', 'two/', '')
     for suffix in suffixes
   ]
   for suffix in suffixes:
     one, two, mean = (
-      found[NAME.format(task, suffix)] for task in ('one/', 'two/', '')
+      measured[NAME.format(task, suffix)] for task in ('one/', 'two/', '')
     )
     assert mean.value == pytest.approx((one.value + two.value) / 2)
-  said = found[NAME.format('one/', '_pgd3')].protocol
+  said = measured[NAME.format('one/', '_pgd3')].protocol
   for words in (
     'task one: linear probe on frozen features',
     'radius 0.1 on images in [0, 1], 2 steps of 0.125',
     'starting from logistic regression by L-BFGS, l2=0.0001',
-    '2 epochs (2 steps) of SGD on 150 training images, batch 150',
+    '4 epochs (8 steps) of SGD on 48 training images, batch 24',
     'no augmentation, the last state is taken',
     '3 steps of 0.0833333',
     'clean accuracy of the same images 0.',
     'n=64',
   ):
     assert words in said
-  said = found[NAME.format('two/', '_auto_attack')].protocol
+  said = measured[NAME.format('two/', '_auto_attack')].protocol
   assert 'AutoAttack standard, linf radius 0.1' in said
   assert 'n=8,' in said
 
 
-def test_numbers_do_not_depend_on_devices_or_other_tasks(key, mesh):
-  data = toy.data()
-  alone = evals.EvalData(data.train, data.test, data.tasks[:1])
-  kw = {'num_train': 128, 'batch_size': 64, 'lr': 0.3}
-  found = run(toy.encoder(batch_size=16), data, key, **kw)
-  again = run(toy.encoder(batch_size=16, mesh=mesh), alone, key, **kw)
+def test_numbers_do_not_depend_on_devices_or_other_tasks(
+  measured, standard, mesh
+):
+  again = run(toy.encoder(batch_size=16, mesh=mesh), toy.first_task())
   for name, value in again.items():
     if '/one' in name:
-      assert found[name] == value
-  standard = run(toy.encoder(), alone, key, **{**kw, 'lr': 1e-9})
+      assert measured[name].value == value
   name = NAME.format('one/', '_pgd3')
-  assert found[name] != standard[name]
+  assert measured[name].value != standard[0][name]
 
 
-def test_tasks_of_one_shape_share_what_is_compiled(key):
-  traced = []
-
-  def apply(variables, images):
-    traced.append(images.shape)
-    return toy.apply(variables, images)
-
-  data = toy.data()
-  run(evals.Encoder(apply, toy.variables()), data, key)
-  both = len(traced)
-  traced.clear()
-  alone = evals.EvalData(data.train, data.test, data.tasks[:1])
-  run(evals.Encoder(apply, toy.variables()), alone, key)
-  assert both == len(traced)
+def test_tasks_of_one_shape_share_what_is_compiled(standard, diverged):
+  assert standard[1] == diverged[1] > 0
 
 
-def test_training_that_diverges_is_said_and_counts_as_wrong(key):
-  found = measure(toy.encoder(), toy.data(), key, lr=1e38, epochs=3)
-  measured = found[NAME.format('one/', '')]
+def test_training_that_diverges_is_said_and_counts_as_wrong(diverged):
+  measured = diverged[0][NAME.format('one/', '')]
   assert measured.value == 0
   assert 'the training diverged' in measured.protocol
 
 
+@pytest.mark.fast
 def test_a_task_of_one_class_is_refused_before_any_work():
-  def apply(variables, images):
-    raise AssertionError('worked')
-
-  train = toy.source(3, 150)
-  train = train.take(np.flatnonzero(train.labels == 1))
-  data = toy.data()
-  task = evals.Task('single', train, data.test)
-  data = evals.EvalData(data.train, data.test, (data.tasks[0], task))
   with pytest.raises(ConfigError, match='adversarial_probe: .* task single'):
-    run(evals.Encoder(apply, {}), data, jax.random.key(0))
+    run(evals.Encoder(toy.never, {}), toy.one_class_among_tasks())
 
 
-def test_without_tasks_nothing_is_said(key):
+@pytest.mark.fast
+def test_without_tasks_nothing_is_said():
   data = toy.data()
-  assert run(toy.encoder(), evals.EvalData(data.train, data.test), key) == {}
+  assert run(toy.encoder(), evals.EvalData(data.train, data.test)) == {}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
@@ -10,23 +11,64 @@ from rrl_jax.errors import ConfigError
 from rrl_jax.evals import adversarial_probe, fine_tune
 from tests.evals import toy
 
+KEY = jax.random.key(0)
 FEW = {
   'epsilon': 0.1,
   'num_steps': 3,
   'train_steps': 2,
   'epochs': 2,
+  'batch_size': 24,
+  'num_train': 48,
   'num_examples': 64,
 }
+ALL = {'num_examples': 0, 'num_train': 0, 'batch_size': 100}
+LONG = {**ALL, 'train_steps': 3, 'lr': 0.3, 'epochs': 30}
 NAME = 'transfer/{}fine_tuning{}_accuracy'
 
 
-def measure(encoder, data, key, **kw):
+def measure(encoder, data, key=KEY, **kw):
   return dict(fine_tune.evaluate(encoder, data, key=key, **{**FEW, **kw}))
 
 
-def run(encoder, data, key, **kw):
+def run(encoder, data, key=KEY, **kw):
   found = measure(encoder, data, key, **kw)
   return {name: m.value for name, m in found.items()}
+
+
+def counting(**kw):
+  """An encoder and the shapes that its network was traced for."""
+  traced = []
+
+  def network(params, model_state, images, *, train):
+    traced.append(images.shape)
+    return toy.network(params, model_state, images, train=train)
+
+  return toy.trainable(network, **kw), traced
+
+
+@pytest.fixture(scope='module')
+def measured():
+  """Of two tasks, with an AutoAttack of two steps."""
+  with pytest.MonkeyPatch.context() as patch:
+    cheap = toy.cheap_auto_attack(attacks.auto_attack)
+    patch.setattr(attacks, 'auto_attack', cheap)
+    encoder = toy.trainable(batch_size=16)
+    return measure(encoder, toy.data(), auto_attack_examples=8)
+
+
+@pytest.fixture(scope='module')
+def at_zero():
+  """Of two tasks, without a radius; and how often its network was traced."""
+  encoder, traced = counting(batch_size=32)
+  return run(encoder, toy.data(), epsilon=0, num_examples=0), len(traced)
+
+
+@pytest.fixture(scope='module')
+def alone():
+  """Of one task, on eight devices; and how often its network was traced."""
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  encoder, traced = counting(batch_size=16, mesh=mesh)
+  return run(encoder, toy.first_task()), len(traced)
 
 
 def one_feature(params, model_state, images, *, train):
@@ -36,28 +78,32 @@ def one_feature(params, model_state, images, *, train):
   return (features, {'features': features}), model_state
 
 
-def test_it_moves_the_encoder_to_what_an_attack_cannot_turn(rng, key):
+def test_it_moves_the_encoder_to_what_an_attack_cannot_turn(rng):
   data, best = toy.one_robust_task(rng)
   # The encoder sees the near pixel alone.
   params = {'v': np.array([[0.0], [3.0]], np.float32)}
   kept = params['v'].copy()
   encoder = toy.trainable(one_feature, params)
-  kw = {'num_examples': 0, 'train_steps': 3, 'lr': 0.3, 'epochs': 30}
-  frozen = dict(
-    adversarial_probe.evaluate(encoder, data, key=key, **{**FEW, **kw})
-  )
-  tuned = run(encoder, data, key, **kw)
-  of_frozen = frozen['transfer/t/adversarial_probe_pgd3_accuracy'].value
-  assert of_frozen < 0.6
+  tuned = run(encoder, data, **LONG)
   assert tuned[NAME.format('t/', '_pgd3')] == best
   assert tuned[NAME.format('t/', '')] == best
   np.testing.assert_array_equal(encoder.variables[0]['v'], kept)
 
 
+@pytest.mark.full
+def test_no_head_on_the_encoder_as_it_was_would_do(rng):
+  data, _ = toy.one_robust_task(rng)
+  params = {'v': np.array([[0.0], [3.0]], np.float32)}
+  encoder = toy.trainable(one_feature, params)
+  kw = {**FEW, **LONG}
+  frozen = dict(adversarial_probe.evaluate(encoder, data, key=KEY, **kw))
+  assert frozen['transfer/t/adversarial_probe_pgd3_accuracy'].value < 0.6
+
+
 @pytest.mark.parametrize(
   'kw', [{}, {'loss': 'pgd'}, {'beta': 0}], ids=['trades', 'pgd', 'clean']
 )
-def test_only_a_price_on_the_attack_makes_it_robust(kw, rng, key):
+def test_only_a_price_on_the_attack_makes_it_robust(kw, rng):
   def scaled(params, model_state, images, *, train):
     features = params['scale'] * (images.reshape(images.shape[0], -1) - 0.5)
     return (features, {'features': features}), model_state
@@ -65,14 +111,7 @@ def test_only_a_price_on_the_attack_makes_it_robust(kw, rng, key):
   data, best = toy.one_robust_task(rng)
   # The near pixel is the louder one.
   params = {'scale': np.array([[1.0, 10.0]], np.float32)}
-  found = run(
-    toy.trainable(scaled, params),
-    data,
-    key,
-    epochs=20,
-    num_examples=0,
-    **kw,
-  )
+  found = run(toy.trainable(scaled, params), data, **ALL, epochs=20, **kw)
   of = lambda attack: found[NAME.format('t/', attack)]
   if kw.get('beta') == 0:
     assert of('') == 1
@@ -82,61 +121,53 @@ def test_only_a_price_on_the_attack_makes_it_robust(kw, rng, key):
 
 
 @pytest.mark.parametrize(('loss', 'passes'), [('trades', 2), ('pgd', 1)])
-def test_statistics_follow_the_training_passes_alone(loss, passes, rng, key):
+def test_statistics_follow_the_training_passes_alone(loss, passes, rng):
+  def network(params, model_state, images, *, train):
+    seen = model_state['seen'] + 1 if train else model_state['seen']
+    features = params['scale'] * images.reshape(images.shape[0], -1)
+    # The network answers to one number of passes alone.
+    right = train | (seen == model_state['total'])
+    features = jnp.where(right, features, 0.0)
+    return (features, {'features': features}), model_state | {'seen': seen}
+
   data, best = toy.one_robust_task(rng)
   steps = 30  # 10 epochs of 300 examples in batches of 100.
-
-  def sees(total):
-    def network(params, model_state, images, *, train):
-      seen = model_state['seen']
-      features = params['scale'] * images.reshape(images.shape[0], -1)
-      if train:
-        return (features, {'features': features}), {'seen': seen + 1}
-      features = jnp.where(seen == total, features, 0.0)
-      return (features, {'features': features}), model_state
-
-    scale, seen = {'scale': np.float32(1.0)}, {'seen': np.int32(0)}
-    return toy.trainable(network, scale, seen)
-
-  kw = {'loss': loss, 'epochs': 10, 'batch_size': 100, 'lr': 1.0}
-  found = run(sees(passes * steps), data, key, **kw)
-  assert found[NAME.format('t/', '')] >= best
-  found = run(sees(passes * steps - 1), data, key, **kw)
-  assert found[NAME.format('t/', '')] < 0.6
+  found = []
+  for total in (passes * steps, passes * steps - 1):
+    state = {'seen': np.int32(0), 'total': np.int32(total)}
+    encoder = toy.trainable(network, {'scale': np.float32(1.0)}, state)
+    kw = {**ALL, 'loss': loss, 'epochs': 10, 'lr': 1.0, 'num_steps': 1}
+    found.append(run(encoder, data, **kw)[NAME.format('t/', '')])
+  assert found[0] >= best
+  assert found[1] < 0.6
 
 
-def test_radius_zero_is_clean_accuracy(key):
-  found = run(
-    toy.trainable(batch_size=32), toy.data(), key, epsilon=0, num_examples=0
-  )
+def test_radius_zero_is_clean_accuracy(at_zero):
+  found, _ = at_zero
   for task in ('one/', 'two/', ''):
     value = found[NAME.format(task, '')]
     assert found[NAME.format(task, '_pgd3')] == value
     assert 0 < value < 1
 
 
-def test_each_task_has_its_numbers_and_all_a_mean(monkeypatch, key):
-  cheap = toy.cheap_auto_attack(attacks.auto_attack)
-  monkeypatch.setattr(attacks, 'auto_attack', cheap)
-  found = measure(
-    toy.trainable(batch_size=8), toy.data(), key, auto_attack_examples=8
-  )
+def test_each_task_has_its_numbers_and_all_a_mean(measured):
+  toy.assert_sound(measured)
   suffixes = ('', '_pgd3', '_auto_attack')
-  assert list(found) == [
+  assert list(measured) == [
     NAME.format(task, suffix)
     for task in ('one/', 'two/', '')
     for suffix in suffixes
   ]
   for suffix in suffixes:
     one, two, mean = (
-      found[NAME.format(task, suffix)] for task in ('one/', 'two/', '')
+      measured[NAME.format(task, suffix)] for task in ('one/', 'two/', '')
     )
     assert mean.value == pytest.approx((one.value + two.value) / 2)
-  said = found[NAME.format('one/', '_pgd3')].protocol
+  said = measured[NAME.format('one/', '_pgd3')].protocol
   for words in (
     'task one: all weights and a linear head fine-tuned by TRADES (beta 6)',
     'radius 0.1 on images in [0, 1], 2 steps of 0.125',
-    '2 epochs (2 steps) of SGD on 150 training images, batch 128',
+    '2 epochs (4 steps) of SGD on 48 training images, batch 24',
     'no augmentation, the last state is taken',
     '3 steps of 0.0833333',
     'clean accuracy of the same images 0.',
@@ -145,57 +176,37 @@ def test_each_task_has_its_numbers_and_all_a_mean(monkeypatch, key):
     assert words in said
 
 
-def test_numbers_do_not_depend_on_devices_or_other_tasks(key, mesh):
-  data = toy.data()
-  alone = evals.EvalData(data.train, data.test, data.tasks[:1])
-  kw = {'num_train': 128, 'batch_size': 64, 'num_steps': 1, 'train_steps': 1}
-  found = run(toy.trainable(batch_size=16), data, key, **kw)
-  again = run(toy.trainable(batch_size=16, mesh=mesh), alone, key, **kw)
+def test_numbers_do_not_depend_on_devices_or_other_tasks(measured, alone):
+  again, _ = alone
   for name, value in again.items():
     if '/one' in name:
-      assert found[name] == value
+      assert measured[name].value == value
 
 
-def test_tasks_of_one_shape_share_what_is_compiled(key):
-  traced = []
-
-  def network(params, model_state, images, *, train):
-    traced.append(images.shape)
-    return toy.network(params, model_state, images, train=train)
-
-  data = toy.data()
-  alone = evals.EvalData(data.train, data.test, data.tasks[:1])
-  run(toy.trainable(network), alone, key)
-  once = len(traced)
-  traced.clear()
-  run(toy.trainable(network), data, key)
-  # The shape of the features is asked for each.
-  assert len(traced) <= once + 1
+def test_tasks_of_one_shape_share_what_is_compiled(at_zero, alone):
+  # The shape of the features may be asked for each.
+  assert 0 < at_zero[1] <= alone[1] + 1
 
 
-def test_an_encoder_without_a_network_is_refused(key):
+@pytest.mark.fast
+def test_an_encoder_without_a_network_is_refused():
   with pytest.raises(ConfigError, match='fine_tune: this encoder has no netw'):
-    run(toy.encoder(), toy.data(), key)
+    run(toy.encoder(), toy.data())
 
 
+@pytest.mark.fast
 def test_a_task_of_one_class_is_refused_before_any_work():
-  def network(params, model_state, images, *, train):
-    raise AssertionError('worked')
-
-  train = toy.source(3, 150)
-  train = train.take(np.flatnonzero(train.labels == 1))
-  data = toy.data()
-  task = evals.Task('single', train, data.test)
-  data = evals.EvalData(data.train, data.test, (data.tasks[0], task))
   with pytest.raises(ConfigError, match='fine_tune: .* task single'):
-    run(toy.trainable(network), data, jax.random.key(0))
+    run(toy.trainable(toy.never), toy.one_class_among_tasks())
 
 
-def test_without_tasks_nothing_is_said(key):
+@pytest.mark.fast
+def test_without_tasks_nothing_is_said():
   data = toy.data()
-  assert run(toy.trainable(), evals.EvalData(data.train, data.test), key) == {}
+  assert run(toy.trainable(), evals.EvalData(data.train, data.test)) == {}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [

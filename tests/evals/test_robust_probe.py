@@ -17,7 +17,7 @@ from tests.evals import toy
 KEY = jax.random.key(0)
 # All runs have one number of images, which compiles what follows an attack
 # once.
-FEW = {'epsilon': 0.1, 'num_steps': 3, 'num_train': 50, 'num_examples': 80}
+FEW = {'epsilon': 0.1, 'num_steps': 3, 'num_train': 48, 'num_examples': 80}
 PICTURES = (
   'figure/probe_epsilon',
   'figure/probe_examples_clean',
@@ -54,22 +54,6 @@ def small_encoder(**kw):
   return toy.encoder(**{'batch_size': 32, **kw})
 
 
-def counting():
-  """An encoder and the shapes that it was traced for."""
-  traced = []
-
-  def apply(variables, images):
-    traced.append(images.shape)
-    return toy.apply(variables, images)
-
-  return evals.Encoder(apply, toy.variables(), batch_size=32), traced
-
-
-def first_task():
-  data = toy.data()
-  return evals.EvalData(data.train, data.test, data.tasks[:1])
-
-
 @pytest.fixture(scope='module')
 def measured():
   return measure(small_encoder(), toy.data())
@@ -83,11 +67,11 @@ def found(measured):
 @pytest.fixture(scope='module')
 def alone():
   """Of the first task alone, and how often its encoder was traced."""
-  encoder, traced = counting()
-  return run(encoder, first_task(), num_pictures=2), len(traced)
+  encoder, traced = toy.counting(batch_size=32)
+  return run(encoder, toy.first_task(), num_pictures=2), len(traced)
 
 
-def test_each_task_has_its_numbers_and_the_accuracy_a_mean(found):
+def test_each_task_has_its_numbers_and_the_accuracy_a_mean(measured, found):
   of_a_task = [
     'transfer/{}/linear_probe_pgd3_accuracy',
     'transfer/{}/linear_probe_zero_epsilon_agreement',
@@ -102,6 +86,7 @@ def test_each_task_has_its_numbers_and_the_accuracy_a_mean(found):
     'figure/bound_shift/{}',
     'figure/bound_loss_gap/{}',
   ]
+  toy.assert_sound({n: m for n, m in measured.items() if 'figure' not in n})
   mean = 'transfer/linear_probe_pgd3_accuracy'
   one, two = ([n.format(task) for n in of_a_task] for task in ('one', 'two'))
   assert list(found) == [*one, *PICTURES, *two, mean]
@@ -213,14 +198,14 @@ def test_shift_of_many_linear_features_is_nearly_that_of_the_best_vertex(
 
 
 def test_radius_zero_is_the_clean_accuracy_of_transfer(at_zero):
-  # Whatever the key, both fit the same 50 examples.
+  # Whatever the key, both fit the same 48 examples.
   found, data = at_zero
   clean = dict(
     transfer.evaluate(
       small_encoder(),
       data,
       key=jax.random.key(9),
-      num_train=50,
+      num_train=48,
       probes=('linear_probe',),
     )
   )
@@ -272,7 +257,7 @@ def test_further_radii_are_those_of_runs_of_their_own(at_zero):
 @pytest.fixture(scope='module')
 def three():
   """A run with three random starts, and how often its encoder was traced."""
-  encoder, traced = counting()
+  encoder, traced = toy.counting(batch_size=32)
   kw = {'num_steps': 1, 'num_restarts': 3, 'epsilons': [0.05]}
   return measure(encoder, toy.data(), **kw), len(traced)
 
@@ -366,7 +351,7 @@ def test_protocol_says_radius_steps_and_clean_accuracy(measured):
     '3 steps of 0.0833333',
     'clean accuracy of the same images 0.',
     'l2=0.0001',
-    'on 50 frozen features',
+    'on 48 frozen features',
     'n=80',
   ):
     assert words in said
@@ -395,7 +380,7 @@ def test_units_of_the_features_change_no_bound(found):
     return logits, 100 * features + 3
 
   encoder = evals.Encoder(scaled, toy.variables(), batch_size=32)
-  other = run(encoder, first_task())
+  other = run(encoder, toy.first_task())
   for name, factor in (
     ('bound', 1),
     ('adversarial_loss', 1),
@@ -464,7 +449,7 @@ def test_collapsed_features_are_safe_and_useless():
     evals.Encoder(constant, toy.variables(), batch_size=32), data, num_steps=1
   )
   for task in data.tasks:
-    chosen = task_lib.choose_training(task, 50)
+    chosen = task_lib.choose_training(task, 48)
     most = np.bincount(task.train.labels[chosen]).argmax()
     labels = task.test.labels[task_lib.choose_test(task, 80)]
     want = np.mean(labels == most)
@@ -488,16 +473,9 @@ def test_another_task_behind_changes_no_number(found, alone):
 
 @pytest.mark.fast
 def test_a_task_of_one_class_is_refused_before_any_work():
-  def apply(variables, images):
-    raise AssertionError('worked')
-
-  train = toy.source(3, 150)
-  train = train.take(np.flatnonzero(train.labels == 1))
-  task = evals.Task('single', train, toy.source(4, 90))
-  data = toy.data()
-  data = evals.EvalData(data.train, data.test, (data.tasks[0], task))
+  data = toy.one_class_among_tasks()
   with pytest.raises(ConfigError, match='task single are all of class b') as e:
-    run(evals.Encoder(apply, {}), data)
+    run(evals.Encoder(toy.never, {}), data)
   assert '\n' not in str(e.value)
 
 

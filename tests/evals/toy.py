@@ -73,6 +73,37 @@ def data(**kw):
   )
 
 
+def first_task():
+  """The data without their second task."""
+  both = data()
+  return evals.EvalData(both.train, both.test, both.tasks[:1])
+
+
+def one_class_among_tasks():
+  """The data with a second task whose training examples are all of class b."""
+  both = data()
+  train = both.tasks[0].train
+  train = train.take(np.flatnonzero(train.labels == 1))
+  single = evals.Task('single', train, both.tasks[0].test)
+  return evals.EvalData(both.train, both.test, (both.tasks[0], single))
+
+
+def never(*args, **kw):
+  """A network that may not be asked."""
+  raise AssertionError('worked')
+
+
+def counting(**kw):
+  """An encoder and the shapes that it was traced for."""
+  traced = []
+
+  def counted(variables, images):
+    traced.append(images.shape)
+    return apply(variables, images)
+
+  return evals.Encoder(counted, variables(), **kw), traced
+
+
 def network(params, model_state, images, *, train):
   logits, features = apply(params, images)
   return (logits, {'features': features}), model_state
@@ -115,3 +146,18 @@ def cheap_auto_attack(auto_attack):
   """One attack of two steps, whatever is asked."""
   few = {'version': 'custom', 'attacks': ('apgd-ce',), 'num_steps': 2}
   return lambda *args, **kw: auto_attack(*args, **{**kw, **few})
+
+
+def assert_sound(measured):
+  """Asserts that all are numbers in their intervals, with a protocol."""
+  any_size = ('bound/', 'indicators/', 'shifted/')
+  falls = ('/slack', '/accuracy_drop', '/relative_mean_corruption_error')
+  for name, m in measured.items():
+    unbounded = name == 'test/log_loss' or name.startswith(any_size)
+    top = np.inf if unbounded or 'relative' in name else 1
+    signed = name.endswith(falls) or name.startswith(any_size[1:])
+    bottom = -np.inf if signed else 0
+    low, high = (m.value if np.isnan(x) else x for x in m[1:3])  # Without one.
+    assert bottom <= low <= m.value <= high <= top, name
+    assert m.protocol.endswith('.'), name
+    assert '\n' not in m.protocol, name
