@@ -28,6 +28,8 @@ def tiny(arg='gr', **changes):
   config.log_steps = 3
   config.interim_steps = 2
   config.mesh.data = 1
+  for name in ('calibration', 'label_noise'):
+    config.evals[name].resamples = 10
   config.update_from_flattened_dict(changes)
   return config
 
@@ -43,9 +45,19 @@ def run(root, *args, **changes):
   )
 
 
-def test_a_run_is_evaluated_while_it_trains(tmp_path):
-  found = run(tmp_path)
-  lines = {line['step']: line for line in lines_of(tmp_path)}
+ESTIMATING = {'arg': 'gr,estimate', 'objective.kw.warmup_steps': 3}
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """The folder and the results of a run that nothing stopped."""
+  root = tmp_path_factory.mktemp('straight')
+  return root, run(root, **ESTIMATING)
+
+
+def test_a_run_is_evaluated_while_it_trains(straight):
+  root, found = straight
+  lines = {line['step']: line for line in lines_of(root)}
   # Step 1, every third and last step, and every second for the evaluation.
   assert sorted(lines) == [1, 2, 3, 4, 6]
   for step in (2, 4, 6):
@@ -60,42 +72,40 @@ def test_a_run_is_evaluated_while_it_trains(tmp_path):
   assert 'optimistic' in found['test/best_accuracy'].protocol
 
 
-def test_the_evaluation_changes_no_step(tmp_path):
-  run(tmp_path / 'with')
-  run(tmp_path / 'without', interim_steps=0)
+def test_the_evaluation_changes_no_step(straight, tmp_path):
+  run(tmp_path, **ESTIMATING, interim_steps=0, evals={})
   (a, b) = (
-    {line['step']: line['train/loss'] for line in lines_of(tmp_path / name)}
-    for name in ('with', 'without')
+    {line['step']: line['train/loss'] for line in lines_of(root)}
+    for root in (straight[0], tmp_path)
   )
   assert b.items() <= a.items()
+  assert sorted(b) == [1, 3, 6]
 
 
-def test_a_resumed_run_has_the_same_lines_and_results(tmp_path):
-  run(tmp_path / 'straight', 'gr,estimate', **{'objective.kw.warmup_steps': 3})
+def test_a_resumed_run_has_the_same_lines_and_results(straight, tmp_path):
   root = tmp_path / 'resumed'
-  run(root, 'gr,estimate', **{'objective.kw.warmup_steps': 3})
+  shutil.copytree(straight[0], root)
   for step in (4, 6):
     shutil.rmtree(root / 'checkpoints' / str(step))
-  run(root, 'gr,estimate', **{'objective.kw.warmup_steps': 3})
+  run(root, **ESTIMATING)
   drop = lambda line: {
     k: v for k, v in line.items() if k not in ('time', 'train/images_per_sec')
   }
   assert [drop(line) for line in lines_of(root)] == [
-    drop(line) for line in lines_of(tmp_path / 'straight')
+    drop(line) for line in lines_of(straight[0])
   ]
   results = [
-    json.loads((tmp_path / name / 'results.json').read_text())
-    for name in ('straight', 'resumed')
+    json.loads((folder / 'results.json').read_text())
+    for folder in (straight[0], root)
   ]
   assert results[0] == results[1]
   assert 'noise/estimate_error' in results[0]
 
 
-def test_the_truth_is_stored_with_the_run_and_kept_from_training(tmp_path):
-  run(tmp_path)
+def test_the_truth_is_stored_with_the_run_and_kept_from_training(straight):
   built = experiment.build(tiny())
   truth = built.data.train.truth
-  labels, stored = noise.load(Workdir(tmp_path).truth)
+  labels, stored = noise.load(Workdir(straight[0]).truth)
   np.testing.assert_array_equal(labels, built.data.train.labels)
   np.testing.assert_array_equal(stored.labels, truth.labels)
   counts = np.bincount(truth.labels, minlength=4)
@@ -113,6 +123,7 @@ def test_the_truth_is_stored_with_the_run_and_kept_from_training(tmp_path):
   assert built.data.test.truth is None
 
 
+@pytest.mark.fast
 def test_both_rates_are_printed():
   words = loop.tampering(experiment.build(tiny('gr,symmetric_inclusive')))
   assert '0.3 of the labels' in words
@@ -122,38 +133,52 @@ def test_both_rates_are_printed():
   assert words.startswith('training split: 30 of 100 training images replaced')
 
 
-def test_held_out_examples_are_as_noisy_as_the_rest_and_called_so(tmp_path):
-  found = run(tmp_path, **{'data.validation': 0.2})
-  for name in ('test/accuracy', 'test/calibration_error'):
-    assert 'partly wrong labels' in found[name].protocol.lower()
+def test_held_out_examples_are_as_noisy_as_the_rest_and_called_so():
   config = tiny()
   config.data.validation = 0.2
-  data = experiment.load_data(config)
-  wrong = data.test.labels != data.test.truth.labels
-  np.testing.assert_array_equal(wrong, data.test.truth.flipped)
+  built = experiment.build(config)
+  state = jax.jit(built.init)(jax.random.key(0))
+  asked = {'accuracy': {'train_examples': 0}, 'calibration': {'resamples': 0}}
+  found, _ = evaluation.Evaluator(built)(state, asked)
+  for name in ('test/accuracy', 'test/calibration_error'):
+    assert 'partly wrong labels' in found[name].protocol.lower()
+  test = built.data.test
+  wrong = test.labels != test.truth.labels
+  np.testing.assert_array_equal(wrong, test.truth.flipped)
   assert 0 < wrong.mean() < 1
 
 
+def test_a_method_that_estimates_trains_and_is_evaluated(straight):
+  _, found = straight
+  assert 0 <= found['test/accuracy'].value <= 1
+  assert 'fit/flipped_accuracy' in found
+
+
 @pytest.mark.parametrize(
-  'arg', ['co_teaching', 'elr', 'mixup', 'gr,estimate', 'apl']
+  'arg',
+  [
+    'co_teaching',
+    'elr',
+    pytest.param('mixup', marks=pytest.mark.full),
+    pytest.param('apl', marks=pytest.mark.full),
+  ],
 )
 def test_every_method_trains_and_is_evaluated(tmp_path, arg):
-  warmup = {'objective.kw.warmup_steps': 1} if arg == 'gr,estimate' else {}
-  found = run(tmp_path, arg, total_steps=2, **warmup)
+  found = run(tmp_path, arg, total_steps=2)
   assert 0 <= found['test/accuracy'].value <= 1
   assert 'fit/flipped_accuracy' in found
 
 
 def test_the_first_of_two_networks_is_evaluated():
   built = experiment.build(tiny('co_teaching'))
-  state = built.init(jax.random.key(0))
+  state = jax.jit(built.init)(jax.random.key(0))
   assert jax.tree.leaves(state.params)[0].shape[0] == 2
-  single = experiment.build(tiny('erm'))
-  first = single.init(jax.random.key(0)).replace(
-    params=jax.tree.map(lambda leaf: leaf[0], state.params)
+  first = state.replace(
+    params=jax.tree.map(lambda leaf: np.asarray(leaf)[0], state.params)
   )
   question = {'accuracy': {'train_examples': 0}}
   two, _ = evaluation.Evaluator(built)(state, question)
+  single = experiment.build(tiny('erm'))
   one, _ = evaluation.Evaluator(single)(first, question)
   assert two['test/accuracy'] == one['test/accuracy']
 
@@ -168,7 +193,19 @@ def test_micro_batches_must_divide_the_batch():
   assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
-def test_a_collapse_is_told_once(tmp_path, capsys):
+def test_a_collapse_is_told_once(capsys):
+  built = experiment.build(tiny(log_steps=1))
+  record = loop._Recorder(built, lambda *args: None, lambda *args: None, 0)
+  metrics = dict.fromkeys(('loss', 'grad_norm', 'param_norm'), 1.0)
+  for step, collapse in enumerate((0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9)):
+    record(step + 1, metrics | {'collapse': collapse})
+  said = capsys.readouterr().err
+  assert said.count('has collapsed to one class') == 1
+  assert said.startswith('step 6: ')
+
+
+@pytest.mark.full
+def test_a_run_of_too_large_steps_collapses_and_says_so(tmp_path, capsys):
   # A learning rate this large leaves a network of dead units.
   run(
     tmp_path,
@@ -184,6 +221,7 @@ def test_a_collapse_is_told_once(tmp_path, capsys):
   assert said.count('has collapsed to one class') == 1
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
