@@ -1,7 +1,6 @@
 """What a step takes on chips that are not here, and how a refusal reads."""
 
-import os
-import pathlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -12,37 +11,23 @@ import numpy as np
 import pytest
 
 from configs import erm, hro, tarrl, thanos
+import launch
 from rrl_jax import data, target
 from rrl_jax.errors import ConfigError
-from rrl_jax.train import aot, chips, experiment, hlo
+from rrl_jax.train import aot, chips, experiment, hlo, sharding
+from tests import launching
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 needs_libtpu = pytest.mark.usefixtures('libtpu')
-
-
-def launch(*args, code=''):
-  """Runs launch.py with ``--aot`` in a process of its own."""
-  program = [sys.executable, str(ROOT / 'launch.py')]
-  if code:
-    program = [sys.executable, '-c', code]
-  return subprocess.run(
-    [*program, *args],
-    cwd=ROOT,
-    env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
 
 
 @needs_libtpu
 def test_a_small_run_is_compiled_and_described(tmp_path):
-  done = launch(
+  done = launching.run(
     '--config=configs/hro.py',
     '--aot=v5e:2x2',
     '--config.model.kw.widths=(256,128)',
     f'--workdir={tmp_path / "run"}',
+    timeout=300,
   )
   assert done.returncode == 0, done.stderr
   lines = dict(
@@ -67,16 +52,18 @@ def test_a_small_run_is_compiled_and_described(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.full
 @needs_libtpu
 def test_a_ring_sends_a_chips_own_rows_and_no_image():
   local, views, dim = 128, 2, 64
   plain = ('jitter', 'grayscale', 'blur', 'solarize')  # Quick to compile.
-  done = launch(
+  done = launching.run(
     '--config=configs/simclr.py',
     '--aot=v5e:4x4',
     f'--config.batch_size={16 * local}',
     '--config.model.kw.widths=(64,)',
     *(f'--config.data.augment.{transform}=0.0' for transform in plain),
+    timeout=300,
   )
   assert done.returncode == 0, done.stderr
   step = done.stdout.partition('evaluation')[0]
@@ -99,43 +86,65 @@ def _kib(sent):
     yield kind, float(number) * units[unit]
 
 
-@needs_libtpu
+@pytest.fixture
+def quiet_libtpu(libtpu, monkeypatch):
+  """libtpu in this process, as ``launch.py --aot`` loads it."""
+  for name, value in launch._COMPILE_ONLY.items():
+    monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize('topology', ['v4:2x2x1', 'v5p:2x2x1', 'v6e:2x2'])
-def test_a_chip_of_each_kind_is_a_device(topology):
-  code = (
-    'import os, launch; os.environ |= launch._COMPILE_ONLY;'
-    'from rrl_jax.train import aot, sharding;'
-    f'print(sharding.make_mesh(-1, aot.devices({topology!r})).size)'
+def test_a_chip_of_each_kind_is_a_device(topology, quiet_libtpu):
+  assert sharding.make_mesh(-1, aot.devices(topology)).size == 4
+
+
+@pytest.mark.fast
+def test_without_libtpu_one_line_says_how_to_get_it(monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    'find_spec',
+    lambda name, *args: None if name == 'libtpu' else find(name, *args),
   )
-  done = launch(code=code)
-  assert done.stdout.split()[-1:] == ['4'], done.stderr
+  with pytest.raises(ConfigError, match='--aot needs libtpu') as error:
+    aot.report(hro.get_config(), 'v5e:2x2')
+  assert '\n' not in str(error.value)
+  assert "pip install 'rrl_jax[tpu]'" in str(error.value)
 
 
-def test_without_libtpu_one_line_says_how_to_get_it():
+@pytest.mark.full
+def test_a_command_without_libtpu_ends_in_that_line():
   code = (
     'import importlib.util, sys; find = importlib.util.find_spec;'
     'importlib.util.find_spec = lambda name, *a:'
     " None if name == 'libtpu' else find(name, *a);"
     'import launch; sys.exit(launch.main(sys.argv))'
   )
-  done = launch('--config=configs/hro.py', '--aot=v5e:2x2', code=code)
+  done = subprocess.run(
+    [sys.executable, '-c', code, '--config=configs/hro.py', '--aot=v5e:2x2'],
+    cwd=launching.ROOT,
+    env=launching.environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
   assert "pip install 'rrl_jax[tpu]'" in done.stderr
 
 
-@pytest.mark.parametrize(
-  'topology',
-  [
-    'v5e:16',
-    pytest.param('v5e:3x5', marks=needs_libtpu),
-  ],
-)
-def test_a_bad_topology_is_one_line(topology):
-  done = launch('--config=configs/hro.py', f'--aot={topology}')
+def test_a_topology_that_cannot_be_read_is_one_line():
+  done = launching.run('--config=configs/hro.py', '--aot=v5e:16')
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
-  assert f'--aot={topology}' in done.stderr
+  assert '--aot=v5e:16' in done.stderr
+
+
+def test_a_topology_that_there_is_not_is_one_line(quiet_libtpu):
+  with pytest.raises(ConfigError, match='--aot=v5e:3x5: libtpu says') as error:
+    aot.devices('v5e:3x5')
+  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +168,7 @@ def test_shapes_are_known_without_the_data(module, arg, shape, num_classes):
   assert not splits.train.images[np.arange(3)].any()
 
 
+@pytest.mark.fast
 def test_mock_shapes_take_no_memory():
   kw = {'image_shape': (512, 512, 3), 'num_examples': 10**6}
   train, _ = data.load('mock', shapes_only=True, num_classes=5, **kw)
@@ -177,6 +187,7 @@ def test_model_flops_are_those_of_the_layers():
   assert aot.model_flops(built) == 3 * 2 * layers * 8 / 2
 
 
+@pytest.mark.fast
 def test_erm_of_a_config_has_its_model_and_batch():
   config = tarrl.get_config('digits')
   plain = aot.erm_config(config)
@@ -187,6 +198,7 @@ def test_erm_of_a_config_has_its_model_and_batch():
   experiment.check(plain)
 
 
+@pytest.mark.fast
 def test_a_cost_is_bound_by_its_slowest_part():
   chip = chips.CHIPS['v5e']
   cost = aot.Cost(
@@ -233,12 +245,14 @@ def _ascend(x):
   )
 
 
+@pytest.mark.fast
 def test_memory_that_is_not_there_is_said():
   error = aot.DoesNotFitError(23.456, chips.CHIPS['v5e'])
   assert isinstance(error, ConfigError)
   assert '23.46 GiB or more and has 16' in str(error)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('message', 'gib'),
   [
