@@ -18,6 +18,7 @@ def rows(*values):
   return [{'test/accuracy': value} for value in values]
 
 
+@pytest.mark.fast
 def test_a_cell_is_the_student_interval_of_the_seeds():
   values = np.array([0.5, 0.6, 0.9])
   table = studies.make_table({'A': rows(*values)}, 'A', ('test/accuracy',))
@@ -30,6 +31,7 @@ def test_a_cell_is_the_student_interval_of_the_seeds():
   )
 
 
+@pytest.mark.fast
 def test_a_difference_is_paired_by_seed():
   # Seeds differ much, methods by a constant: only pairing sees it.
   table = studies.make_table(
@@ -43,6 +45,7 @@ def test_a_difference_is_paired_by_seed():
   assert cell.half_width > 0.3
 
 
+@pytest.mark.fast
 def test_the_table_marks_what_leaves_zero_out_and_nothing_else():
   table = studies.make_table(
     {
@@ -63,6 +66,7 @@ def test_the_table_marks_what_leaves_zero_out_and_nothing_else():
   assert '60.0%' in line('base')
 
 
+@pytest.mark.fast
 def test_conditions_list_what_was_tuned_and_nothing_else():
   found = {
     name: table_lib.Found(
@@ -273,6 +277,37 @@ def test_a_point_that_diverges_is_not_chosen(runs, tmp_path, monkeypatch):
 
 
 def test_runs_that_are_done_are_not_begun_again(tmp_path, monkeypatch, capsys):
+  config = tiny_study(order=('A',))
+  config.study.methods = {'A': smallest_method()}
+  config.study.grids = {'A': (('optim.lr', (0.1, 0.2)),)}
+  studies.run(config, tmp_path, {})
+  first = (tmp_path / 'table.json').read_text()
+  (tmp_path / 'table.json').unlink()
+  assert len(list(tmp_path.rglob('results.json'))) == 4
+
+  def refuse(*args, **kw):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr('rrl_jax.train.train_and_evaluate', refuse)
+  studies.run(config, tmp_path, {})
+  assert (tmp_path / 'table.json').read_text() == first
+
+
+def smallest_method():
+  """Trains and is evaluated in less than a second."""
+  method = hro.get_config('erm')
+  method.model.kw.widths = (4,)
+  method.total_steps = 2
+  method.mesh.data = 1
+  method.evals = {'accuracy': {'train_examples': 0}}
+  method.transfer = {}
+  return method
+
+
+@pytest.mark.full
+def test_runs_of_many_evaluators_are_not_begun_again(
+  tmp_path, monkeypatch, capsys
+):
   studies.run(tiny_study(), tmp_path, {})
   first = (tmp_path / 'table.json').read_text()
   (tmp_path / 'table.json').unlink()
