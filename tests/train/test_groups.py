@@ -12,6 +12,7 @@ from rrl_jax import evals
 from rrl_jax.errors import ConfigError
 from rrl_jax.evals import groups
 from rrl_jax.train import evaluation, experiment, loop
+from rrl_jax.train import metrics as metrics_lib
 from rrl_jax.train.workdir import Workdir
 
 
@@ -27,44 +28,45 @@ def recipe(arg=None, **changes):
   return config
 
 
-def run(config):
-  built = experiment.build(config)
-  store = loop.resident_set(built)
-  step = jax.jit(lambda s, b, t: built.step(s, loop.look_up(t, b)))
-  state = jax.jit(built.init)(jax.random.key(0))
-  for batch in loop.read_batches(built, 0, lookup=bool(store)):
-    state, metrics = step(state, batch, store)
-  return built, state, metrics
+def train(root):
+  """Trains the recipe of group DRO in a folder, or goes on there."""
+  config = recipe(**{'ckpt_steps': 2, 'log_steps': 2})
+  built, workdir = experiment.build(config), Workdir(root)
+  workdir.check_owner(config)
+  workdir.claim(config, {})
+  return built, loop.train(built, workdir, quiet=True)
 
 
-def test_group_dro_trains_and_its_groups_are_measured():
-  config = recipe(**{'evals': {'groups': {}}})
-  built, state, metrics = run(config)
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """Folder, experiment and last state of a run that nothing stopped."""
+  root = tmp_path_factory.mktemp('straight')
+  return root, *train(root)
+
+
+def test_group_dro_trains_and_its_groups_are_measured(straight):
+  root, built, state = straight
+  metrics = metrics_lib.read(root / 'metrics.jsonl')[-1]
   names = built.data.train.group_names
-  weights = [float(metrics[f'group_weight/{name}']) for name in names]
+  weights = [metrics[f'train/group_weight/{name}'] for name in names]
   assert sum(weights) == pytest.approx(1, abs=1e-5)
   assert len(set(np.round(weights, 6))) > 1
-  measured, _ = evaluation.Evaluator(built)(state, config.evals.to_dict())
+  measured, _ = evaluation.Evaluator(built)(state, {'groups': {}})
   assert {f'groups/accuracy/{name}' for name in names} <= set(measured)
   assert measured['groups/worst_accuracy'].value <= min(
     measured[f'groups/accuracy/{name}'].value for name in names
   )
 
 
-def test_a_resumed_group_dro_ends_where_an_uninterrupted_one_does(tmp_path):
+def test_a_resumed_group_dro_ends_where_an_uninterrupted_one_does(
+  straight, tmp_path
+):
   """Bit for bit, and so do the weights of the groups."""
-
-  def train(root):
-    config = recipe(**{'ckpt_steps': 2, 'log_steps': 2})
-    built, workdir = experiment.build(config), Workdir(root)
-    workdir.check_owner(config)
-    workdir.claim(config, {})
-    return loop.train(built, workdir, quiet=True)
-
-  straight = train(tmp_path / 'run')
+  root, _, expected = straight
+  shutil.copytree(root, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
-  resumed = train(tmp_path / 'run')
-  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+  _, resumed = train(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, expected, resumed)
   probs = np.asarray(resumed.aux_state.probs)
   assert len(np.unique(probs)) > 1
   # Had the weights begun anew they would be nearer to even.
@@ -95,13 +97,23 @@ def test_without_groups_nothing_of_them_reaches_the_devices():
 
 def test_jtt_trains_two_networks_and_evaluates_the_second():
   config = recipe('jtt', **{'objective.kw.warmup_steps': 2})
-  built, state, _ = run(config)
+  built = experiment.build(config)
+  store = loop.resident_set(built)
+  step = loop.jit_step(built)
+  state = jax.jit(built.init)(jax.random.key(0))
+  for batch in loop.read_batches(built, 0, lookup=True):
+    state, _ = step(state, batch, store)
   assert state.aux_state['wrong'].shape == (len(built.data.train),)
   assert bool(state.aux_state['wrong'].any())
+
+
+@pytest.mark.fast
+def test_jtt_warms_up_for_less_than_the_run():
   with pytest.raises(ConfigError, match='warmup_steps=4: the run has 4 steps'):
     experiment.build(recipe('jtt', **{'objective.kw.warmup_steps': 4}))
 
 
+@pytest.mark.fast
 def test_a_held_out_split_keeps_groups_and_fine_labels():
   config = recipe('erm', **{'data.validation': 0.2})
   train, held_out = experiment.load_data(config)
@@ -113,6 +125,7 @@ def test_a_held_out_split_keeps_groups_and_fine_labels():
     np.testing.assert_array_equal(split.groups % 2 == 0, corner)
 
 
+@pytest.mark.fast
 def test_a_group_may_be_empty_in_the_held_out_split():
   """Nothing is held out by group, so a rare one may miss; it is named."""
   config = recipe(
@@ -130,6 +143,7 @@ def test_a_group_may_be_empty_in_the_held_out_split():
   assert missing in said
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -151,6 +165,7 @@ def test_fields_are_checked_before_the_data(changes, message, monkeypatch):
     experiment.build(config)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['groups', 'last_layer', 'coarse_to_fine'])
 def test_what_cannot_be_measured_is_told_before_training(name):
   config = common.base()
@@ -160,6 +175,7 @@ def test_what_cannot_be_measured_is_told_before_training(name):
     experiment.build(config)
 
 
+@pytest.mark.fast
 def test_targets_have_fine_labels_unless_they_ask_for_others():
   config = recipe('erm', **{'transfer': {'fine': {'classes': ''}}})
   target = experiment.build(config).tasks[0]
@@ -177,12 +193,14 @@ def test_targets_in_other_colours_are_told_before_training():
   assert experiment.build(config).tasks[0].train.image_shape == (8, 8, 3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('module', [group_dro, jtt])
 @pytest.mark.parametrize('data_set', group_dro.DATA_SETS)
 def test_recipes_of_every_data_set_pass_the_check(module, data_set):
   experiment.check(module.get_config(data_set))
 
 
+@pytest.mark.fast
 def test_fine_groups_make_one_digit_rare():
   built = experiment.build(recipe('fine'))
   train = built.data.train
@@ -237,6 +255,7 @@ def birds(tmp_path):
   return tmp_path, np.array(rows)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('part', ['test', 'validation'])
 def test_the_recipe_of_waterbirds_reads_its_folder(birds, part):
   path, rows = birds
