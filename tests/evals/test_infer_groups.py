@@ -335,7 +335,7 @@ def test_a_umap_that_cannot_be_imported_is_told_in_one_line(monkeypatch):
     infer_groups._umap()
 
 
-@pytest.mark.slow  # UMAP compiles for minutes.
+@pytest.mark.full  # UMAP compiles for minutes.
 def test_umap_itself_parts_what_is_apart(rng):
   pytest.importorskip('umap')
   group, where = far_and_small(rng)
