@@ -8,8 +8,8 @@ import pytest
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _auto_attack
+from tests.tiers import first
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 RNG = np.random.default_rng(13)
 W = RNG.normal(size=(18, 10)).astype('f') / 2
@@ -60,6 +60,7 @@ def same(a, b, atol=1e-8):
     np.testing.assert_array_equal(flags, b.by_attack[name])
 
 
+@pytest.mark.full
 def test_batch_size_and_device_count_change_nothing(mesh):
   with jax.enable_x64(True):
     x = X.astype(float)
@@ -70,6 +71,7 @@ def test_batch_size_and_device_count_change_nothing(mesh):
     same(evaluate(x=x, batch_size=64, mesh=mesh), whole)
 
 
+@pytest.mark.full
 def test_a_part_of_the_set_gives_the_same():
   with jax.enable_x64(True):
     x = X.astype(float)
@@ -85,7 +87,7 @@ def test_a_part_of_the_set_gives_the_same():
     )
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l1'])
+@pytest.mark.parametrize('norm', first(['linf', 'l1']))
 def test_what_it_returns_hangs_together(norm):
   epsilon = {'linf': 0.06, 'l2': 0.3, 'l1': 0.9}[norm]
   x = jnp.asarray(X, jnp.bfloat16)
@@ -223,7 +225,7 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
     evaluate(**kw)
 
 
-@pytest.mark.parametrize('num_classes', [2, 3, 4])
+@pytest.mark.parametrize('num_classes', first([2, 3, 4]))
 def test_few_classes_are_no_obstacle(num_classes):
   logits_fn = lambda x: net(x, num_classes)
   y = np.asarray(logits_fn(X).argmax(axis=1))
@@ -270,6 +272,7 @@ def test_a_randomised_model_gets_keys_and_is_asked_again(key):
   assert "version='rand'" in plain.notes[0]
 
 
+@pytest.mark.full
 def test_a_convolution_is_stepped_from_the_host_with_the_same_flags():
   kernel = jnp.eye(2)[None, None]
 

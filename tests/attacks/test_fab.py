@@ -9,7 +9,6 @@ import scipy.optimize
 from rrl_jax import attacks
 from rrl_jax.attacks import _hyperplane
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 DUAL = {'linf': 1, 'l2': 2, 'l1': np.inf}
 RNG = np.random.default_rng(5)

@@ -13,8 +13,8 @@ import pytest
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _program, _square
+from tests.tiers import first
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 GOLDEN = dict(
   np.load(
     pathlib.Path(__file__).parents[1] / 'golden' / 'auto_attack.npz',
@@ -128,7 +128,7 @@ def test_square_with_the_same_draws_finds_the_same(norm):
   assert gap(state.adv, GOLDEN[f'{norm}/square/best']).max() < 1e-8
 
 
-@pytest.mark.parametrize('norm', ORDER)
+@pytest.mark.parametrize('norm', first(ORDER))
 def test_the_whole_leaves_the_same_examples_robust(norm):
   theirs = GOLDEN[f'{norm}/standard/robust']  # One row a seed.
   epsilon = float(GOLDEN[f'{norm}/epsilon'])
@@ -145,7 +145,7 @@ def test_the_whole_leaves_the_same_examples_robust(norm):
   np.testing.assert_array_equal(wrong, ~result.robust)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('norm', first(['linf', 'l2']))
 def test_robust_accuracy_falls_over_a_grid_of_radii(norm, key):
   """True of this model and key, not a law: a search may miss at any radius.
 

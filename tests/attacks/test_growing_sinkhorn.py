@@ -7,7 +7,6 @@ import pytest
 
 from rrl_jax import attacks
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 RNG = np.random.default_rng(3)
 X = RNG.uniform(0.2, 0.9, size=(4, 4, 5, 1)).astype('f')
 W = RNG.normal(size=(4, 5, 1)).astype('f')

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import attacks
+from tests.tiers import first
 
 NORMS = ('linf', 'l2', 'l1')
 W = np.random.default_rng(7).normal(size=(12,)).astype('f')
@@ -174,7 +175,7 @@ def test_a_random_start_fills_the_ball(key, norm):
   np.testing.assert_allclose(delta.mean(0), 0, atol=0.015)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('dtype', first(['bfloat16', 'float32', 'float16']))
 @pytest.mark.parametrize('norm', NORMS)
 def test_stays_in_ball_and_bounds_exactly(key, norm, dtype):
   x = jnp.asarray(inputs(32), dtype).at[:4].set(0).at[4:8].set(1)
@@ -202,7 +203,7 @@ def test_stays_in_ball_and_bounds_exactly(key, norm, dtype):
   assert float(z.max()) <= 1
 
 
-@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('norm', first(NORMS))
 def test_an_example_is_the_same_alone_and_in_any_batch(key, norm):
   x = inputs(6)
   ids = jnp.array([10, 11, 12, 13, 14, 15])
@@ -328,6 +329,7 @@ def test_inside_grad_the_loss_need_not_be_differentiable_twice():
   assert np.abs(grad).max() > 0
 
 
+@pytest.mark.full
 def test_eight_devices_equal_one_without_any_communication(key, mesh):
   x = inputs(16)
   run = jax.jit(

@@ -10,6 +10,7 @@ from scipy import optimize
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _pixel_transport as lib
+from tests.tiers import first
 
 RNG = np.random.default_rng(5)
 
@@ -168,6 +169,7 @@ def test_marginals_and_cost_hold_after_any_number_of_iterations(x64, n, power):
   np.testing.assert_allclose(mass(found.image), mass(x), atol=1e-14)
 
 
+@pytest.mark.full
 def test_the_scalings_converge_to_the_same_image(x64):
   x, y, high = problem(rows=3)
   few, many = (
@@ -234,7 +236,7 @@ def attack(x, key=None, *, epsilon=0.05, step_size=0.1, **kw):
   return run(x, epsilon)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2', 'l1', 'transport'])
+@pytest.mark.parametrize('norm', first(['linf', 'l2', 'l1', 'transport'], 2))
 def test_the_attack_stays_in_the_transport_ball(norm):
   x = images()
   radii = np.array([0.0, 0.02, 0.1, 0.5], 'f')
@@ -305,8 +307,11 @@ def test_a_transport_step_is_the_best_of_its_length(x64, power):
 
 @pytest.mark.parametrize(
   ('norm', 'step_size', 'share'),
-  [('linf', 0.1, 0.4), ('l2', 0.3, 0.75), ('l1', 1.0, 0.4)]
-  + [('transport', 0.05, 0.95)],
+  first(
+    [('linf', 0.1, 0.4), ('l2', 0.3, 0.75), ('l1', 1.0, 0.4)]
+    + [('transport', 0.05, 0.95)],
+    2,
+  ),
 )
 def test_a_larger_ball_never_has_a_lower_loss_on_a_linear_model(
   norm, step_size, share

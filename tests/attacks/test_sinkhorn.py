@@ -142,6 +142,7 @@ def test_with_labels_and_exact_transport_it_agrees_with_wrm():
   np.testing.assert_allclose(z, paired, atol=2e-4)
 
 
+@pytest.mark.full
 def test_at_image_size_it_agrees_with_wrm_at_a_tenth_of_the_distances(rng):
   x = rng.uniform(size=(8, 3072)).astype('f')
   u = rng.normal(size=(3072,)).astype('f') / 8

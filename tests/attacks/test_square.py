@@ -7,8 +7,8 @@ import pytest
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _square
+from tests.tiers import first
 
-pytestmark = pytest.mark.usefixtures('quick_compile')
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 RNG = np.random.default_rng(11)
 X = RNG.uniform(size=(6, 7, 6, 2)).astype('f')
@@ -61,7 +61,7 @@ def test_a_bump_is_two_opposite_pyramids_of_unit_norm(norm):
   assert bump.argmin() == 5 * 7 + 3  # The middle of the lower one.
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', first(['float32', 'bfloat16'], 3))
 @pytest.mark.parametrize('norm', ORDER)
 def test_lowers_the_margin_within_ball_and_bounds(norm, dtype):
   x = jnp.asarray(X, dtype)

@@ -128,6 +128,7 @@ def test_expectation_of_a_row_does_not_depend_on_its_batch(key):
   )
 
 
+@pytest.mark.full
 def test_an_attack_on_the_expectation_raises_the_loss_of_new_draws(key):
   make = lambda seed, n: attacks.expectation_over_transformation(
     noisy, jax.random.key(seed), n

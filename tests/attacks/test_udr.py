@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import attacks
+from tests.tiers import first
 
 V = np.random.default_rng(8).normal(size=(12, 5)).astype('f')
 X = np.random.default_rng(0).uniform(size=(8, 12)).astype('f')
@@ -38,7 +39,7 @@ def attack(x, multiplier, key=None, **static):
   return compiled(**static)(key, x, multiplier)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('norm', first(['linf', 'l2']))
 def test_a_full_price_is_pgd_to_the_bit(key, norm):
   kw = {'epsilon': 0.1, 'step_size': 0.04, 'num_steps': 4, 'norm': norm}
   expected = jax.jit(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 DENOMINATORS = ('all', 'one_positive', 'negatives_only', 'in')
 FUNCTIONS = {
@@ -129,7 +130,7 @@ def test_tiled_equals_dense(x64, rng, denominator, clip):
     close(ours(z, tau, 0.4), reference(z, tau, 0.4), 1e-12)
 
 
-@pytest.mark.parametrize('tile_size', [None, 1, 16])
+@pytest.mark.parametrize('tile_size', first([16, None, 1], 1))
 def test_the_tile_does_not_matter(x64, rng, tile_size):
   z, y, i = rows(rng, 32)
   weights, every = rng.normal(size=32), jnp.ones(32, bool)
@@ -164,6 +165,7 @@ def test_the_parts_are_limits_of_spread(x64, rng):
   close(unlabelled, want, 1e-12)
 
 
+@pytest.mark.full
 def test_numerical_gradients_of_both_orders(x64, rng):
   z, y, i = rows(rng, 9, dim=3, classes=2)
   fun = lambda z, tau, alpha: losses.spread(
@@ -218,7 +220,7 @@ def simplex(classes, per_class, dim=8):
   return jnp.asarray(vertices[y], 'f'), jnp.asarray(y), jnp.asarray(ids)
 
 
-@pytest.mark.parametrize(('classes', 'per_class'), [(2, 8), (3, 4)])
+@pytest.mark.parametrize(('classes', 'per_class'), first([(2, 8), (3, 4)]))
 def test_values_at_collapse(classes, per_class):
   z, y, i = simplex(classes, per_class)
   num, tau = z.shape[0], 0.5
@@ -283,7 +285,7 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 @pytest.mark.parametrize('name', FUNCTIONS)
 def test_finite_for_any_finite_input(rng, name, dtype):
   fun = jax.jit(
@@ -306,6 +308,7 @@ def test_finite_for_any_finite_input(rng, name, dtype):
               assert np.isfinite(np.asarray(leaf, 'f')).all()
 
 
+@pytest.mark.full
 def test_bfloat16_is_near_float32(rng):
   z, y, i = rows(rng, 32)
   low = z.astype(jnp.bfloat16)
@@ -369,7 +372,7 @@ def _both(num):
   )
 
 
-@pytest.mark.parametrize('denominator', ['one_positive', 'all'])
+@pytest.mark.parametrize('denominator', first(['one_positive', 'all']))
 def test_the_ring_equals_one_device(x64, rng, mesh, denominator):
   z, y, i = rows(rng, 80)
   weights = jnp.asarray(rng.normal(size=80))
@@ -405,6 +408,7 @@ def test_the_ring_equals_one_device(x64, rng, mesh, denominator):
   close((value.sum(), grads), want, 1e-12)
 
 
+@pytest.mark.full
 def test_the_ring_holds_no_row_of_another_device_for_long(mesh):
   num, dim = 8 * 1024, 64
   fun = jax.shard_map(
@@ -430,7 +434,7 @@ def test_the_ring_holds_no_row_of_another_device_for_long(mesh):
   assert compiled.memory_analysis().temp_size_in_bytes < 16 * local
 
 
-@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize('kind', first([AxisType.Auto, AxisType.Explicit]))
 def test_gradients_on_a_mesh(rng, kind):
   z, y, i = rows(rng, 32)
   z = z.astype('f')
@@ -448,7 +452,7 @@ def test_gradients_on_a_mesh(rng, kind):
       assert jax.typeof(jax.jit(fun)(*args)).sharding.spec == P('data')
 
 
-@pytest.mark.parametrize('name', ['spread', 'all'])
+@pytest.mark.parametrize('name', first(['spread', 'all']))
 def test_memory_is_that_of_the_rows(name):
   num, dim = 8192, 128
   fun = FUNCTIONS[name]
@@ -494,6 +498,7 @@ def test_wrong_arguments_are_named():
     fun(z, y, y, temperature=0.1, tile_size=0)
 
 
+@pytest.mark.full
 def test_unit_rows_are_safe_at_zero_and_at_the_ends_of_the_range():
   x = jnp.array([[3.0, 4.0], [0.0, 0.0], [3e38, 3e38], [2e-38, 0.0]])
   unit = losses.l2_normalize(x)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import attacks, losses
+from tests.tiers import first
 
 HEADS, B = 400, 25
 
@@ -125,6 +126,7 @@ def test_a_wrong_label_has_no_certificate():
   np.testing.assert_allclose(radius, [-np.sqrt(0.5), 0], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_bounds_hold_under_an_attack_through_an_encoder(key, rng):
   a = jnp.asarray(rng.normal(size=(6, 4)), 'f')
   w = jnp.asarray(rng.normal(size=(4, 3)), 'f')
@@ -154,8 +156,8 @@ def test_pinsker_holds_for_random_distributions_and_losses(x64, rng):
   loss = rng.uniform(0, 3, size=(4000, 5))
   p, q = jax.nn.softmax(a), jax.nn.softmax(b)
   clean, moved = (jnp.sum(x * loss, 1) for x in (p, q))
-  for first, second in ((a, b), (b, a)):
-    kl = losses.feature_shift(first, second, distance='kl')
+  for one, other in ((a, b), (b, a)):
+    kl = losses.feature_shift(one, other, distance='kl')
     bound = losses.pinsker_loss_bound(clean, kl, max_loss=3.0)
     assert (moved <= bound + 1e-12).all()
     assert (bound <= clean + 3).all()
@@ -190,7 +192,7 @@ def test_gradients_match_differences(x64, rng):
   check_grads(everything, (z, moved, w), order=1, modes=['rev'])
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 def test_extremes_and_equal_weights_stay_finite(dtype):
   z = jnp.array([[1e4, -1e4], [0, 0], [1, 1]], dtype)
   y = jnp.array([0, 1, 2])

@@ -52,6 +52,7 @@ def test_value_and_gradient_are_those_of_the_whole_batch(chunk_size, unroll):
       np.testing.assert_allclose(a, b, atol=1e-15, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_memory_is_that_of_one_chunk():
   num, width = 512, 64
   params, inputs = problem(num, width, depth=24)

@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 VALUES = np.array([0.0, 1.0, 0.4])  # What a loss may be, with these chances:
 CHANCES = np.array([0.6, 0.4]), np.array([0.5, 0.2, 0.3])
 SLOPES = np.array([1.0, -2.0, 0.5])  # Of these losses in a parameter.
 CVAR = [{'level': 0.3}, {'level': 0.5, 'penalty': 0.2}]
 CHI2 = [{'penalty': 0.4}, {'radius': 0.3}]
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compile():
-  """Compiles much and runs little; what is computed stays the same."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def expected(fun, size, kinds):
   return np.array([chances @ part for part in both])
 
 
-@pytest.mark.parametrize(('base_size', 'kinds'), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(('base_size', 'kinds'), first([(1, 3), (2, 2)]))
 @pytest.mark.parametrize('kw', CVAR + CHI2, ids=str)
 def test_a_random_level_is_unbiased_in_value_and_slope(
   x64, kw, base_size, kinds
@@ -111,7 +104,7 @@ def test_two_examples_have_a_closed_form(x64):
   np.testing.assert_allclose(out, 0.16 / 6, rtol=1e-9)
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 def test_extremes_and_masks_stay_finite(dtype):
   @jax.jit
   def run(v, where):

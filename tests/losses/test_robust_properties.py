@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 B, K = 6, 3  # Examples; classes, concepts or groups.
 DISTANCES = ('sq_l2', 'l2', 'cosine', 'unit_l2', 'kl')
@@ -21,7 +22,7 @@ DIVERGENCES = ('kl', 'l2', 'chi2', 'cvar', 'ot')
 COST = np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]], 'f')
 SIZES = [0.0, 1.0, -1.0, 1e-3, 30.0, -88.0, 1e4, -1e4]
 SIGNED = ('adversarial_loss_bound', 'linear_loss_gap', 'margin_certificate')
-DTYPES = pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+DTYPES = pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 
 
 def settings(max_examples):

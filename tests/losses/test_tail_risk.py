@@ -10,6 +10,7 @@ import pytest
 from scipy import optimize
 
 from rrl_jax import losses
+from tests.tiers import first
 
 VALUES = np.array([0.3, 1.1, 0.75, 0.6, 2.0, 0.6, 0.1, 1.4])
 M = len(VALUES)
@@ -174,7 +175,7 @@ def compiled(name, dtype):
   return jax.jit(everything)
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 @pytest.mark.parametrize('name', range(4))
 def test_extremes_stay_finite_in_value_and_gradient(name, dtype):
   for row in (

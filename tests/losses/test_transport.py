@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 def test_the_cost_is_half_the_squared_distance(rng, dtype):
   x = jnp.asarray(rng.normal(size=(3, 4, 2)), dtype)
   z = jnp.asarray(rng.normal(size=(3, 4, 2)), dtype)
