@@ -1,7 +1,6 @@
 """Several processes are one run: same numbers, one end, nothing lost.
 
-Four processes, restarts and kills while saving take minutes:
-``pytest -m slow tests/test_multihost.py``.
+Kills, full disks, restarts and four processes belong to the full tier.
 """
 
 import fcntl
@@ -27,7 +26,9 @@ from rrl_jax.train import experiment, loop, multihost
 from rrl_jax.train.checkpoint import Checkpoints
 from rrl_jax.train.workdir import Workdir
 from tests import processes
+from tests.launching import environment
 
+pytestmark = pytest.mark.optimized
 ROOT = pathlib.Path(__file__).parent.parent
 _SPAWNED = []
 
@@ -40,12 +41,11 @@ def free_port():
 
 def spawn(*command):
   """A process with one CPU device."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  environment['OMP_NUM_THREADS'] = '1'  # Several share the cores.
   process = subprocess.Popen(
     [sys.executable, *map(str, command)],
     cwd=ROOT,
-    env=environment,
+    # A process that a signal ends says where it was.
+    env=environment() | {'PYTHONFAULTHANDLER': '1'},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -66,16 +66,29 @@ def no_process_is_left():
 
 
 def together(num_processes, root, *jobs):
-  """Does jobs in so many processes."""
+  """Does jobs in so many processes; what each says is kept in the folder."""
   where = f'127.0.0.1:{free_port()}'
   started = [
     spawn('-m', 'tests.processes', where, num_processes, i, root, *jobs)
     for i in range(num_processes)
   ]
-  said = [process.communicate(timeout=900)[1] for process in started]
-  assert [process.returncode for process in started] == [0] * num_processes, (
-    said
-  )
+  assert_ended_well(started, root)
+
+
+def assert_ended_well(started, root):
+  """Fails with the last words of every process unless all return 0."""
+  said = [process.communicate()[1] for process in started]
+  words = []
+  for i, (process, text) in enumerate(zip(started, said, strict=True)):
+    (root / f'process{i}.log').write_text(text)
+    words.append(f'process {i}: {ending(process.returncode)}\n{text}')
+  if any(process.returncode for process in started):
+    pytest.fail('\n'.join(words), pytrace=False)
+
+
+def ending(code):
+  """The exit code, or the name of the signal that ended a process."""
+  return signal.Signals(-code).name if code < 0 else f'exit code {code}'
 
 
 def losses_of(root):
@@ -148,9 +161,23 @@ def lost_lines(started, within):
   return said
 
 
+def test_a_process_that_dies_leaves_its_log(tmp_path):
+  dies = 'import os, sys; print("last words", file=sys.stderr, flush=True);'
+  started = [
+    spawn('-c', 'pass'),
+    spawn('-c', dies + 'os.kill(os.getpid(), 11)'),
+  ]
+  with pytest.raises(pytest.fail.Exception) as error:
+    assert_ended_well(started, tmp_path)
+  assert 'process 0: exit code 0' in str(error.value)
+  assert 'process 1: SIGSEGV\nlast words' in str(error.value)
+  assert 'Fatal Python error: Segmentation fault' in str(error.value)
+  assert 'last words' in (tmp_path / 'process1.log').read_text()
+
+
 @pytest.fixture(
   scope='module',
-  params=[2, pytest.param(4, marks=pytest.mark.slow)],
+  params=[2, pytest.param(4, marks=pytest.mark.full)],
 )
 def folders(request, tmp_path_factory, worker_id):
   """``(number, folder of so many processes, folder of one)``."""
@@ -165,9 +192,11 @@ def folders(request, tmp_path_factory, worker_id):
     if not root.exists():
       root.mkdir()
       alone.mkdir()
-      together(request.param, root, *processes.JOBS)
-      for job in processes.JOBS.values():
-        job(alone, request.param)
+      full = request.config.getoption('--full')
+      jobs = tuple(processes.JOBS) if full else ('fit_and_judge', 'contrast')
+      together(request.param, root, *jobs)
+      for job in jobs:
+        processes.JOBS[job](alone, request.param)
   return request.param, root, alone
 
 
@@ -204,6 +233,7 @@ def test_a_ring_of_processes_gives_the_loss_of_one(folders):
     assert np.abs(a['gradient']).max() > 1e-3
 
 
+@pytest.mark.full
 def test_a_run_goes_on_after_sigterm_a_kill_and_with_fewer_devices(tmp_path):
   root = tmp_path / 'run'
   started = launched(2, root)
@@ -245,11 +275,13 @@ GLOO = (
 )
 
 
+@pytest.mark.fast
 def test_a_part_of_a_checkpoint_that_never_comes_means_a_lost_process():
   error = TimeoutError('completed 2/3 futures but timed out after 8 seconds')
   assert 'another process was lost' in multihost.lost(error)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', [ValueError, jax.errors.JaxRuntimeError])
 def test_a_collective_that_fails_means_a_lost_process(kind):
   assert 'another process was lost' in multihost.lost(kind(GLOO))
@@ -268,6 +300,7 @@ def test_a_collective_that_fails_means_a_lost_process(kind):
     jax.errors.JaxRuntimeError('INTERNAL: bad program'),
   ],
 )
+@pytest.mark.fast
 def test_other_errors_do_not(error):
   assert multihost.lost(error) is None
 
@@ -289,7 +322,7 @@ def test_a_save_that_another_process_breaks_is_no_full_disk(
   assert multihost.lost(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize('victim', [0, 2])
 def test_all_others_hear_of_the_loss_of_one(tmp_path, victim):
   root = tmp_path / 'run'
@@ -302,7 +335,7 @@ def test_all_others_hear_of_the_loss_of_one(tmp_path, victim):
   lost.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_process_starts_again_by_itself(tmp_path):
   root = tmp_path / 'run'
   started = launched(2, root, '--restarts=3')
@@ -317,7 +350,7 @@ def test_each_process_starts_again_by_itself(tmp_path):
   assert_as_uninterrupted(root, num_devices=2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_kills_while_saving_lose_nothing_that_was_saved(tmp_path):
   root = tmp_path / 'run'
   rng = np.random.default_rng(0)
@@ -336,6 +369,7 @@ def test_kills_while_saving_lose_nothing_that_was_saved(tmp_path):
   assert_as_uninterrupted(root, num_devices=2)
 
 
+@pytest.mark.full
 def test_processes_do_a_study_as_one_does(folders):
   _, root, alone = folders
   found, expected = (
@@ -346,6 +380,7 @@ def test_processes_do_a_study_as_one_does(folders):
   assert_close(found['results'], expected['results'])
 
 
+@pytest.mark.full
 def test_processes_split_the_weights_as_devices_do(folders):
   _, root, alone = folders
   assert_close(losses_of(root / 'split'), losses_of(alone / 'split'))
@@ -356,6 +391,7 @@ def test_processes_split_the_weights_as_devices_do(folders):
   assert_close(found, expected)
 
 
+@pytest.mark.full
 def test_processes_do_a_pool_as_one_does(folders):
   _, root, alone = folders
   found, expected = (
@@ -370,6 +406,7 @@ def test_processes_do_a_pool_as_one_does(folders):
     assert_close(results, model['results'], rtol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('full', [0, 1])
 def test_a_disk_that_is_full_for_one_ends_all_and_harms_nothing(tmp_path, full):
   root = tmp_path / 'run'

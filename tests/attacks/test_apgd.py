@@ -47,7 +47,7 @@ def test_checkpoints_of_a_hundred_steps_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-  ('norm', 'epsilon'), [('linf', 0.1), ('l2', 0.3), ('l1', 0.9)]
+  ('norm', 'epsilon'), first([('linf', 0.1), ('l2', 0.3), ('l1', 0.9)])
 )
 def test_reaches_the_optimum_of_a_linear_model(norm, epsilon):
   w = W[:, 0]
@@ -169,6 +169,7 @@ def test_a_targeted_run_moves_towards_its_target():
     assert (value(result.best_inputs) > value(X)).all()
 
 
+@pytest.mark.full
 def test_averaging_over_keys_finds_the_mean_gradient(key):
   noisy = lambda x, keys: (
     net(x)
@@ -188,6 +189,7 @@ def test_averaging_over_keys_finds_the_mean_gradient(key):
   np.testing.assert_allclose(a.best_losses, b.best_losses, atol=1e-4)
 
 
+@pytest.mark.full
 def test_flat_or_broken_losses_give_finite_points():
   for f in (
     lambda x: 0 * x[:, :3],

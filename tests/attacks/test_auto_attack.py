@@ -171,11 +171,16 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 @pytest.mark.parametrize(
   ('kw', 'calls'),
-  [
-    ({'attacks': ['square'], 'num_queries': 180}, 4),
-    ({'attacks': ['apgd-ce'], 'num_steps': 25}, 3),
-    ({'version': 'standard', 'norm': 'l1', 'epsilon': 0.5, 'num_steps': 20}, 3),
-  ],
+  first(
+    [
+      ({'attacks': ['square'], 'num_queries': 180}, 4),
+      ({'attacks': ['apgd-ce'], 'num_steps': 25}, 3),
+      (
+        {'version': 'standard', 'norm': 'l1', 'epsilon': 0.5, 'num_steps': 20},
+        3,
+      ),
+    ]
+  ),
 )
 def test_killed_within_a_batch_it_goes_on_from_there(
   tmp_path, monkeypatch, kw, calls
@@ -242,6 +247,7 @@ def test_few_classes_are_no_obstacle(num_classes):
   assert ('apgd-dlr raises' in words) == (num_classes < 3)
 
 
+@pytest.mark.full
 def test_versions_list_the_published_attacks():
   seen = []
   evaluate(
@@ -260,6 +266,7 @@ def test_versions_list_the_published_attacks():
   assert seen[-1].seconds_left == 0
 
 
+@pytest.mark.full
 def test_a_randomised_model_gets_keys_and_is_asked_again(key):
   noisy = lambda x, keys: (
     net(x) + 0.1 * jax.vmap(lambda k: jax.random.normal(k, (5,)))(keys)

@@ -58,7 +58,7 @@ def test_a_step_draws_what_its_keys_say(key):
     np.testing.assert_allclose(loss_fn(X, step), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize('num_samples', [1, 4])
+@pytest.mark.parametrize('num_samples', first([1, 4]))
 def test_the_average_gradient_over_steps_is_unbiased(key, num_samples):
   _, slope = draws(key, num_samples)
   steps = 2000

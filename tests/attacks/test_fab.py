@@ -8,6 +8,7 @@ import scipy.optimize
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _hyperplane
+from tests.tiers import first
 
 ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
 DUAL = {'linf': 1, 'l2': 2, 'l1': np.inf}
@@ -135,8 +136,8 @@ def test_robustness_falls_as_the_radius_grows(norm):
   assert flags[-1].sum() < 8
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('norm', ORDER)
+@pytest.mark.parametrize('dtype', first(['float32', 'bfloat16']))
+@pytest.mark.parametrize('norm', first(ORDER))
 def test_stays_in_ball_and_bounds_exactly(norm, dtype):
   x = jnp.asarray(X, dtype).at[:2].set(0).at[2:4].set(1)
   y = np.asarray(affine(x).argmax(axis=1))
@@ -153,6 +154,7 @@ def test_stays_in_ball_and_bounds_exactly(norm, dtype):
   np.testing.assert_array_equal(wrong, ~result.robust)
 
 
+@pytest.mark.full
 def test_an_example_is_the_same_alone_and_in_any_batch():
   whole = attack(num_restarts=2)
   alone = attack(x=X[[5]], y=Y[[5]], num_restarts=2, example_ids=np.array([5]))
@@ -161,6 +163,7 @@ def test_an_example_is_the_same_alone_and_in_any_batch():
   )
 
 
+@pytest.mark.full
 def test_restarts_find_nothing_farther():
   wavy = lambda x: jnp.sin(9 * x @ W) @ W[:4]
   y = np.asarray(wavy(X).argmax(axis=1))

@@ -82,6 +82,7 @@ def test_it_breaks_in_the_first_ball_that_is_large_enough():
   assert (reached(result.radius / 1.5**2) < above).all()
 
 
+@pytest.mark.full
 def test_rows_do_not_meet_and_dtype_and_bounds_hold():
   above = np.asarray(loss_fn(X)) + np.float32(0.3)
   whole = grow(above=above)

@@ -11,6 +11,7 @@ import pytest
 
 from rrl_jax import attacks
 from rrl_jax.attacks import _sinkhorn
+from tests.tiers import first
 
 N, D = 12, 3
 RNG = np.random.default_rng(5)
@@ -87,7 +88,7 @@ def compiled_divergence(tau):
   )
 
 
-@pytest.mark.parametrize('tau', [1.0, 0.7])
+@pytest.mark.parametrize('tau', first([1.0, 0.7]))
 def test_the_drift_is_the_gradient_of_the_debiased_divergence(rng, tau):
   delta = 0.2 * rng.normal(size=X.shape).astype('f')
   for epsilon in (0.02, 0.5):
@@ -124,12 +125,14 @@ def test_one_step_is_wrm_to_the_bit():
   np.testing.assert_array_equal(one, wrm(by_class, X, num_steps=1))
 
 
+@pytest.mark.full
 def test_it_is_the_same_without_labels_as_with_one_class():
   z = compiled(by_class, num_steps=3, unroll=1)(X, gamma=30.0, epsilon=0.3)
   one = attack(by_class, X, epsilon=0.3, num_steps=3, bounds=(0.0, 1.0))
   np.testing.assert_allclose(z, one, atol=1e-6)
 
 
+@pytest.mark.full
 def test_with_labels_and_exact_transport_it_agrees_with_wrm():
   z = attack(by_class, X, epsilon=1e-3, labels=LABELS, num_steps=12)
   paired = wrm(by_class, X, num_steps=12)
@@ -230,6 +233,7 @@ def test_it_climbs_its_own_objective():
   assert values[-1] > values[0] + 0.01
 
 
+@pytest.mark.full
 def test_repeated_points_and_a_batch_of_one_are_finite():
   same = np.full((4, 2), 0.5, 'f')
   loss_fn = lambda z: jnp.sum(jnp.sin(z), axis=1)
@@ -239,7 +243,7 @@ def test_repeated_points_and_a_batch_of_one_are_finite():
   np.testing.assert_allclose(z, wrm(loss_fn, same[:1], num_steps=4), atol=1e-5)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', first(['float32', 'bfloat16']))
 def test_bounds_hold_exactly(dtype):
   x = jnp.asarray(X, dtype)
   z = attack(

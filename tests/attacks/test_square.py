@@ -62,7 +62,7 @@ def test_a_bump_is_two_opposite_pyramids_of_unit_norm(norm):
 
 
 @pytest.mark.parametrize('dtype', first(['float32', 'bfloat16'], 3))
-@pytest.mark.parametrize('norm', ORDER)
+@pytest.mark.parametrize('norm', first(ORDER))
 def test_lowers_the_margin_within_ball_and_bounds(norm, dtype):
   x = jnp.asarray(X, dtype)
   epsilon = {'linf': 0.01, 'l2': 0.1, 'l1': 0.5}[norm]
@@ -104,7 +104,7 @@ def test_an_example_stops_once_broken():
   assert (result.num_queries < 60).all()
 
 
-@pytest.mark.parametrize('norm', ORDER)
+@pytest.mark.parametrize('norm', first(ORDER))
 @pytest.mark.parametrize('shape', [(84,), (12, 7), (3, 4, 7), (1, 1, 84)])
 def test_inputs_of_any_shape_are_taken(shape, norm):
   x = X.reshape(6, *shape)

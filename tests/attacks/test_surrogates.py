@@ -118,6 +118,7 @@ def test_expectation_is_the_mean_over_draws_of_each_row(key):
   np.testing.assert_allclose(loss_fn(X), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_expectation_of_a_row_does_not_depend_on_its_batch(key):
   make = lambda ids: attacks.expectation_over_transformation(
     noisy, key, 4, example_ids=ids

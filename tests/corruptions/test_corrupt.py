@@ -56,6 +56,7 @@ def test_a_row_depends_on_its_own_id_alone(rng, key, name):
   assert np.array_equal(same[2], same[3]) == (name in FIXED)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('table', _severity.TABLES)
 @pytest.mark.parametrize('name', EVERY_NAME)
 def test_any_size_and_dtype_can_be_traced(key, name, table):
@@ -70,6 +71,7 @@ def test_any_size_and_dtype_can_be_traced(key, name, table):
       assert result.dtype == dtype
 
 
+@pytest.mark.full
 def test_images_of_imagenet_size_are_corrupted(rng, key):
   images = smooth_images(rng, 1, 224, 224, 3).astype(np.float32) / 255
   for name in ('fog', 'glass_blur', 'defocus_blur'):
@@ -92,6 +94,7 @@ def test_bf16_is_computed_in_float32(rng, key):
   )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('name', ['gaussian_noise', 'motion_blur', 'fog'])
 def test_eight_devices_equal_one_without_any_communication(
@@ -112,6 +115,7 @@ def test_eight_devices_equal_one_without_any_communication(
     assert word not in text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   'name', ['gaussian_noise', 'impulse_noise', 'fog', 'brightness', 'contrast']
 )
@@ -126,6 +130,7 @@ def test_distortion_grows_with_severity(rng, key, name):
   assert np.all(np.diff(far) > 0)
 
 
+@pytest.mark.full
 def test_bytes_are_those_of_floats_in_any_chunks(rng, monkeypatch):
   images = smooth_images(rng, 5, 16, 16, 3)
   kw = {'name': 'speckle_noise', 'severity': 4}

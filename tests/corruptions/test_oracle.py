@@ -7,6 +7,7 @@ import pytest
 from rrl_jax import corruptions
 from rrl_jax.corruptions import _edges, _motion, _spatter
 from tests.corruptions.test_corrupt import smooth_images
+from tests.tiers import first
 
 oracle = pytest.importorskip('imagecorruptions')
 
@@ -58,17 +59,19 @@ def test_motion_is_the_same_for_an_angle(images, angle):
 
 @pytest.mark.parametrize(
   ('name', 'severity'),
-  [
-    ('gaussian_noise', 3),
-    ('shot_noise', 3),
-    ('impulse_noise', 5),
-    ('speckle_noise', 3),
-    ('snow', 1),
-    ('snow', 3),
-    ('fog', 2),
-    ('spatter', 2),
-    ('spatter', 4),
-  ],
+  first(
+    [
+      ('gaussian_noise', 3),
+      ('shot_noise', 3),
+      ('impulse_noise', 5),
+      ('speckle_noise', 3),
+      ('snow', 1),
+      ('snow', 3),
+      ('fog', 2),
+      ('spatter', 2),
+      ('spatter', 4),
+    ]
+  ),
 )
 def test_what_is_random_has_the_same_moments(images, name, severity):
   np.random.seed(0)  # noqa: NPY002 - what they draw from.
@@ -114,6 +117,7 @@ def test_edges_and_drops_are_those_of_opencv(rng):
     )
 
 
+@pytest.mark.full
 def test_water_without_liquid_is_nothing():
   np.testing.assert_array_equal(
     _spatter.water(np.zeros((16, 16), np.float32)), 0

@@ -6,6 +6,7 @@ import pytest
 
 from rrl_jax.data import augment as lib
 from rrl_jax.errors import ConfigError
+from tests.tiers import first
 
 SETTINGS = (
     'crop', 'flip', 'resized_crop', 'scale', 'ratio', 'jitter',
@@ -42,7 +43,10 @@ def test_nothing_asked_changes_nothing(images, key, kw):
 
 
 @pytest.mark.parametrize(
-  'kw', [{'crop': 2}, {'flip': True}, {'resized_crop': 6}, COLOURS, EVERYTHING]
+  'kw',
+  first(
+    [{'crop': 2}, {'flip': True}, {'resized_crop': 6}, COLOURS, EVERYTHING]
+  ),
 )
 def test_an_example_alone_equals_itself_in_a_batch(images, key, kw):
   together = jitted(images, key, **kw)
@@ -51,6 +55,7 @@ def test_an_example_alone_equals_itself_in_a_batch(images, key, kw):
     np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])
 def test_eight_devices_equal_one_without_any_communication(images, key, kind):
   run = jax.jit(lambda x: lib.views(x, key, 2, **EVERYTHING))
@@ -101,6 +106,7 @@ def test_a_box_of_the_whole_square_image_is_a_resize(rng, key):
   np.testing.assert_allclose(smaller, expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_boxes_have_the_drawn_area_and_aspect(key):
   # On a ramp the range of a resized box tells its size in that direction.
   size = 200
@@ -123,7 +129,7 @@ def test_boxes_have_the_drawn_area_and_aspect(key):
   assert aspect.max() > 1.25
 
 
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('channels', first([1, 3]))
 def test_values_stay_in_the_unit_interval_and_dtype(rng, key, channels):
   images = rng.uniform(0, 1, (64, 7, 9, channels))
   images[:32] = images[:32].round()  # Extreme colours.
@@ -151,12 +157,14 @@ def test_bf16_is_computed_in_float32(images, key):
 
 @pytest.mark.parametrize(
   'kw',
-  [
-    {'jitter': 0.5, 'jitter_probability': 0.3},
-    {'grayscale': 0.3},
-    {'blur': 0.3},
-    {'solarize': 0.3},
-  ],
+  first(
+    [
+      {'jitter': 0.5, 'jitter_probability': 0.3},
+      {'grayscale': 0.3},
+      {'blur': 0.3},
+      {'solarize': 0.3},
+    ]
+  ),
 )
 def test_so_many_images_change_as_the_probability_says(rng, key, kw):
   images = rng.uniform(0, 1, (2000, 3, 3, 3)).astype(np.float32)
@@ -182,6 +190,7 @@ def test_an_image_without_colour_has_none_to_change(rng, key):
   assert len(np.unique(np.asarray(jittered).mean(axis=(1, 2, 3)))) == 64
 
 
+@pytest.mark.full
 def test_one_thing_comes_after_the_other(images, key):
   jitter = {'jitter': 0.5, 'jitter_probability': 1.0}
   jittered = np.asarray(jitted(images, key, **jitter))
@@ -195,6 +204,7 @@ def test_one_thing_comes_after_the_other(images, key):
     np.testing.assert_array_equal(actual[..., channel], actual[..., 0])
 
 
+@pytest.mark.full
 def test_each_view_is_an_augmentation_with_a_key_of_its_own(images, key):
   several = np.asarray(views(images, key, num_views=3, **EVERYTHING))
   assert several.shape == (8, 3, 6, 6, 3)
@@ -208,6 +218,7 @@ def test_each_view_is_an_augmentation_with_a_key_of_its_own(images, key):
   np.testing.assert_allclose(first[:, 0], several[:, 0], atol=1e-5)
 
 
+@pytest.mark.full
 def test_it_maps_over_batches(images, key):
   batches = images.reshape(2, 4, 7, 9, 3)
   fun = lambda x: lib.augment(x, key, **COLOURS)
@@ -282,6 +293,7 @@ ALL_BUT_FLIP = {
 }
 
 
+@pytest.mark.full
 def test_strength_turns_everything_but_the_mirror_down(rng):
   images = jnp.asarray(rng.random((6, 8, 8, 3), np.float32))
   fun = jax.jit(

@@ -5,6 +5,7 @@ import pytest
 
 from rrl_jax import indicators
 from rrl_jax.errors import DataError
+from tests.tiers import first
 
 
 def blobs(rng, classes=4, each=20, dim=6):
@@ -13,7 +14,7 @@ def blobs(rng, classes=4, each=20, dim=6):
   return (centres[y] + rng.normal(size=(len(y), dim))).astype('f'), y
 
 
-@pytest.mark.parametrize('backend', ['sklearn', 'ott'])
+@pytest.mark.parametrize('backend', first(['sklearn', 'ott']))
 def test_blobs_are_found_and_found_again(rng, backend):
   z, y = blobs(rng)
   a = indicators.kmeans(z, 4, backend=backend, num_restarts=5)

@@ -70,7 +70,7 @@ def test_without_an_effect_it_is_the_cross_entropy(rng, name):
   np.testing.assert_allclose(LOSSES[name](f, f, y), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', LOSSES)
+@pytest.mark.parametrize('name', first(LOSSES))
 def test_stop_makes_one_side_of_the_pair_a_constant(x64, rng, name):
   f, g, y = batch(rng)
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 
 def test_published_numbers_of_the_threshold():
@@ -59,8 +60,8 @@ def collapsed(classes, per_class, dim):
   return vertices[y], jnp.asarray(y)
 
 
-@pytest.mark.parametrize('denominator', ['one_positive', 'all'])
-@pytest.mark.parametrize(('classes', 'per_class'), [(2, 8), (3, 16)])
+@pytest.mark.parametrize('denominator', first(['one_positive', 'all']))
+@pytest.mark.parametrize(('classes', 'per_class'), first([(2, 8), (3, 16)]))
 def test_the_second_variation_changes_sign_at_the_threshold(
   classes, per_class, denominator
 ):
@@ -117,6 +118,7 @@ def optimise(classes=2, per_class=32, dim=8, steps=600):
   return run
 
 
+@pytest.mark.full
 def test_classes_collapse_below_the_threshold_and_spread_above():
   # Each anchor meets 63 rows of its class, 64 of the other.
   threshold = losses.collapse_threshold(2, 64, 0.5)

@@ -106,7 +106,7 @@ CASES = [(name, None) for name in DENOMINATORS]
 CASES += [(name, 0.5) for name in DENOMINATORS[:3]]
 
 
-@pytest.mark.parametrize(('denominator', 'clip'), CASES)
+@pytest.mark.parametrize(('denominator', 'clip'), first(CASES))
 def test_tiled_equals_dense(x64, rng, denominator, clip):
   z, y, i = rows(rng, 43)
   where, weights = jnp.asarray(rng.random(43) < 0.9), rng.normal(size=43)
@@ -247,7 +247,7 @@ def test_values_at_collapse(classes, per_class):
   close(value, np.full(num, np.log(1 + negatives), 'f'), 1e-5)
 
 
-@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('name', first(FUNCTIONS))
 def test_an_anchor_without_a_positive_is_exactly_zero(name):
   z = jnp.eye(6)[:5] + 0.3
   y, i = jnp.array([0, 0, 1, 2, 0]), jnp.array([0, 0, 1, 2, 0])
@@ -261,6 +261,7 @@ def test_an_anchor_without_a_positive_is_exactly_zero(name):
   np.testing.assert_array_equal(grad, 0)
 
 
+@pytest.mark.full
 def test_one_class_has_no_supervised_loss():
   z = jnp.eye(4) + 0.5
   y, i = jnp.zeros(4, int), jnp.arange(4) // 2
@@ -286,7 +287,7 @@ IDS = {
 
 
 @pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
-@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('name', first(FUNCTIONS))
 def test_finite_for_any_finite_input(rng, name, dtype):
   fun = jax.jit(
     jax.value_and_grad(
@@ -434,6 +435,7 @@ def test_the_ring_holds_no_row_of_another_device_for_long(mesh):
   assert compiled.memory_analysis().temp_size_in_bytes < 16 * local
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kind', first([AxisType.Auto, AxisType.Explicit]))
 def test_gradients_on_a_mesh(rng, kind):
   z, y, i = rows(rng, 32)
@@ -452,6 +454,7 @@ def test_gradients_on_a_mesh(rng, kind):
       assert jax.typeof(jax.jit(fun)(*args)).sharding.spec == P('data')
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', first(['spread', 'all']))
 def test_memory_is_that_of_the_rows(name):
   num, dim = 8192, 128

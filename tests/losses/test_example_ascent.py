@@ -34,7 +34,7 @@ def start(dtype=jnp.float64):
   return losses.example_weights_init(N, dtype)
 
 
-@pytest.mark.parametrize('kw', CASES, ids=str)
+@pytest.mark.parametrize('kw', first(CASES), ids=str)
 def test_the_game_ends_at_the_risk(x64, kw):
   body = lambda _, state: losses.example_weights_update(
     state, VALUES, IDS, step_size=0.1, **kw

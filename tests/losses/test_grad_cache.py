@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import losses
+from tests.tiers import first
 
 
 def encode(params, inputs):
@@ -38,8 +39,8 @@ def grad_of(encoder, num):
   )
 
 
-@pytest.mark.parametrize('unroll', [True, False])
-@pytest.mark.parametrize('chunk_size', [4, 5, 50])
+@pytest.mark.parametrize('unroll', first([True, False]))
+@pytest.mark.parametrize('chunk_size', first([4, 5, 50]))
 def test_value_and_gradient_are_those_of_the_whole_batch(chunk_size, unroll):
   with jax.enable_x64(True):
     params, inputs = problem(12)

@@ -128,6 +128,7 @@ def test_no_spread_pulls_all_examples_alike(x64):
   np.testing.assert_allclose(out, wanted, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.full
 def test_focus_one_is_improved_mean_absolute_error(x64):
   np.testing.assert_array_equal(
     losses.gradient_rescaling(LOGITS, LABELS, focus=1.0, spread=8.0),
@@ -187,6 +188,7 @@ def test_weights_have_the_published_size(
   )
 
 
+@pytest.mark.full
 def test_weight_is_finite_with_finite_slope_everywhere():
   p = jnp.array([0.0, 1e-38, 1e-20, 0.5, 1 - 1e-7, 1.0])
   for focus in (0.0, 0.01, 0.5, 1.0, 3.0):
@@ -210,12 +212,14 @@ def test_the_logged_value_is_the_weighted_cross_entropy(x64):
 # Twice p(1-p)|L'(p)| of each loss, as a beta density times a constant.
 @pytest.mark.parametrize(
   ('alpha', 'eta', 'factor', 'loss'),
-  [
-    (1.0, 2.0, 2.0, lambda p: -jnp.log(p)),
-    (2.0, 2.0, 2.0, lambda p: 1 - p),
-    (2.0, 3.0, 4.0, lambda p: (1 - p) ** 2),
-    (1.7, 2.0, 2.0, lambda p: (1 - p**0.7) / 0.7),
-  ],
+  first(
+    [
+      (1.0, 2.0, 2.0, lambda p: -jnp.log(p)),
+      (2.0, 2.0, 2.0, lambda p: 1 - p),
+      (2.0, 3.0, 4.0, lambda p: (1 - p) ** 2),
+      (1.7, 2.0, 2.0, lambda p: (1 - p**0.7) / 0.7),
+    ]
+  ),
 )
 def test_every_common_loss_is_a_weighting(x64, alpha, eta, factor, loss):
   log_weight = lambda log_p, log_rest: (
@@ -264,12 +268,14 @@ def test_named_densities_are_members_of_one_family(x64):
 
 @pytest.mark.parametrize(
   ('base', 'normalization'),
-  [
-    (optax.softmax_cross_entropy_with_integer_labels, 'batch'),
-    (losses.generalized_cross_entropy, 'integral'),
-    (losses.mean_absolute_error, 'none'),
-    (losses.focal, 'batch'),
-  ],
+  first(
+    [
+      (optax.softmax_cross_entropy_with_integer_labels, 'batch'),
+      (losses.generalized_cross_entropy, 'integral'),
+      (losses.mean_absolute_error, 'none'),
+      (losses.focal, 'batch'),
+    ]
+  ),
 )
 def test_weights_give_any_loss_the_same_gradient(x64, base, normalization):
   where = np.arange(B) % 4 != 1
@@ -380,6 +386,7 @@ def test_a_fitted_example_keeps_its_pull_unless_guarded():
   np.testing.assert_allclose(out, 0, atol=1e-15)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('normalization', ['batch', 'none'])
 def test_eight_devices_have_the_gradient_of_one(x64, mesh, normalization):
   where = np.array([i not in (2, 3, 4, 9) for i in range(B)])  # Uneven.

@@ -182,6 +182,7 @@ def test_extreme_logits_are_finite_in_value_and_gradient(name, dtype):
     assert np.isfinite(np.asarray(grads, 'f')).all()
 
 
+@pytest.mark.full
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(st.data())
 def test_any_batch_has_finite_losses_in_their_range(data):
@@ -210,6 +211,7 @@ def test_any_batch_has_finite_losses_in_their_range(data):
       assert values.min() >= 0, name
 
 
+@pytest.mark.full
 def test_generalized_cross_entropy_runs_from_cross_entropy_to_error(x64):
   fun = functools.partial(losses.generalized_cross_entropy, LOGITS, LABELS)
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
@@ -308,6 +310,7 @@ def test_whole_label_weight_is_cross_entropy(x64):
   np.testing.assert_allclose(out, wanted, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_truncation_takes_its_examples_from_elsewhere():
   keep = np.arange(B) % 2 == 0
   fun = functools.partial(

@@ -268,6 +268,7 @@ def concepts(dtype):
   return jax.jit(run)
 
 
+@pytest.mark.full
 @DTYPES
 @settings(40)
 @hypothesis.given(

@@ -48,7 +48,7 @@ def learn(rows, radius, start, rate, num_steps):
   )
 
 
-@pytest.mark.parametrize('radius', [0.003, 0.03, 0.1])
+@pytest.mark.parametrize('radius', first([0.003, 0.03, 0.1]))
 def test_it_goes_to_the_price_of_least_risk(x64, rng, radius):
   rows = rng.normal(size=(5, 12)) * rng.uniform(0.2, 2, size=(5, 1))
   price, value = search(rows, radius)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import errors, models
+from tests.tiers import first
 
 MIRRORS = {
   'mlp': ({'widths': (16, 12)}, (8, 8, 3)),
@@ -44,8 +45,8 @@ def images_of(rng, size=6):
   return jnp.asarray(rng.random((size, 8, 8, 3), np.float32))
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('name', MIRRORS)
+@pytest.mark.parametrize('dtype', first(['float32', 'bfloat16']))
+@pytest.mark.parametrize('name', first(MIRRORS))
 def test_what_is_decoded_has_the_shape_of_the_images(name, dtype):
   _, image_shape = MIRRORS[name]
   model = make(name, decoder='mirror', dtype=dtype)
@@ -128,7 +129,7 @@ def test_a_linear_output_is_in_the_channels_of_the_encoder(rng):
     )
 
 
-@pytest.mark.parametrize('encoders', ['two', 'joint'])
+@pytest.mark.parametrize('encoders', first(['two', 'joint']))
 def test_two_encoders_are_each_network_by_itself(rng, encoders):
   images = images_of(rng)
   apply, params, _ = network(

@@ -11,6 +11,7 @@ import pytest
 from rrl_jax import models
 from rrl_jax.models import _intervals, _layers
 from tests.models.test_models import SHAPE, SMALL, images_of
+from tests.tiers import first
 
 DEEP = {
   'mlp': {'widths': (16, 12, 8)},
@@ -56,7 +57,7 @@ def ball(images, radius):
   return jnp.clip(images - radius, 0, 1), jnp.clip(images + radius, 0, 1)
 
 
-@pytest.mark.parametrize(('name', 'kw'), NETWORKS, ids=IDS)
+@pytest.mark.parametrize(('name', 'kw'), first(NETWORKS), ids=IDS)
 def test_features_of_every_point_of_the_box_are_inside(name, kw):
   draw, features, bounds = parts(name, kw)
   for seed, radius in enumerate((0.0, 1e-4, 0.01, 0.1, 1.0, 0.1)):
@@ -97,7 +98,9 @@ def test_a_box_within_a_box_has_bounds_within_its_bounds(name, kw, rng, key):
   assert np.mean(wide[1] - wide[0]) > 1.2 * np.mean(narrow[1] - narrow[0])
 
 
-@pytest.mark.parametrize('activation', ['elu', 'relu', 'softplus', 'tanh'])
+@pytest.mark.parametrize(
+  'activation', first(['elu', 'relu', 'softplus', 'tanh'])
+)
 def test_one_layer_attains_its_bounds_at_corners(activation, rng, key):
   # Each feature at a corner of its own: where the signs of its weights lead.
   kw = {'widths': (5,), 'activation': activation}
@@ -114,6 +117,7 @@ def test_one_layer_attains_its_bounds_at_corners(activation, rng, key):
       )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('stride', [1, 2])
 def test_a_convolution_attains_its_bounds_at_corners(stride, rng):
   params = {
@@ -189,6 +193,7 @@ def test_activations_round_no_more_than_the_bounds_suppose(name, dtype):
   assert np.all(error <= allowed)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', DEEP)
 def test_bfloat16_is_allowed_for(name, rng, key):
   kw = {**DEEP[name], 'dtype': 'bfloat16', 'activation': 'silu'}

@@ -11,6 +11,7 @@ import pytest
 
 from rrl_jax import errors, models
 from rrl_jax.models import _layers
+from tests.tiers import first
 
 SMALL = {
   'mlp': {'widths': (16, 12)},
@@ -70,7 +71,7 @@ def test_every_network_has_a_small_case():
   assert set(SMALL) | deep == set(models.names())
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', first(SMALL))
 def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
   apply, params, state = small(name, embedding_dim=7)
   images = images_of(rng)
@@ -89,7 +90,7 @@ def test_shapes_dtypes_and_rows_are_as_promised(name, rng):
   assert not np.allclose(other[1], logits[1], atol=1e-5)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', first(SMALL))
 def test_bfloat16_is_close_to_float32_and_keeps_float32_outside(name, rng):
   apply, params, state = small(name)
   half, _, _ = small(name, dtype='bfloat16')
@@ -105,7 +106,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_outside(name, rng):
   np.testing.assert_allclose(half_logits, logits, atol=0.1 * scale)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'mlp'])
+@pytest.mark.parametrize('name', first(['resnet18', 'mlp']))
 def test_training_changes_batch_statistics_only(name, rng):
   apply, params, state = small(name)
   _, new_state = apply(params, state, images_of(rng), train=True)
@@ -139,6 +140,7 @@ def test_attacked_images_have_batch_statistics_of_their_own(rng):
   assert np.any(after != before[0])
 
 
+@pytest.mark.full
 def test_the_predictor_is_a_head_on_the_embedding(rng):
   model = models.make(
     'mlp', num_classes=5, widths=(8,), embedding_dim=3, predictor=True
@@ -162,7 +164,7 @@ def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
   np.testing.assert_array_equal(out['embedding'], out['features'])
 
 
-@pytest.mark.parametrize('name', ['mlp', 'vit_tiny'])
+@pytest.mark.parametrize('name', first(['mlp', 'vit_tiny']))
 def test_shifted_and_scaled_input_with_matching_moments_is_the_same(name, rng):
   mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
   apply, params, state = small(name, mean=mean, std=std)
@@ -240,6 +242,7 @@ def test_zero_init_last_makes_blocks_start_as_identity(zero, want):
   np.testing.assert_array_equal(last, np.full(4, want))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', ['mlp', 'cnn'])
 def test_init_draws_from_the_key(name, rng):
   model = make_small(name)
@@ -256,6 +259,7 @@ def test_init_draws_from_the_key(name, rng):
   chex.assert_tree_all_finite(logits)
 
 
+@pytest.mark.full
 def test_batch_norm_of_a_sharded_batch_is_global(rng, mesh):
   apply, params, state = small('resnet18')
   # Rows of very different scale: statistics of a shard would differ.
@@ -267,6 +271,7 @@ def test_batch_norm_of_a_sharded_batch_is_global(rng, mesh):
   chex.assert_trees_all_close(same_state, new_state, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('size', 'stride', 'padding'), [(3, 2, 1), (2, 2, 0), (3, 1, 1)]
 )

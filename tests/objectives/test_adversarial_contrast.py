@@ -60,6 +60,7 @@ def test_acl_is_half_of_the_clean_and_half_of_the_attacked_pair(params, batch):
   assert (state['clean'], state['adversarial']) == (1, 1)
 
 
+@pytest.mark.full
 def test_acl_in_a_ball_of_no_size_is_simclr(params, batch):
   ours = linear.run(
     linear.make('acl', epsilon=TINY, inner_steps=1), params, batch
@@ -112,6 +113,7 @@ def test_the_average_of_the_weights_embeds_the_second_view(params, batch):
   linear.close(averaged[1], jax.jit(jax.grad(one_sided))(params), 1e-4, 1e-5)
 
 
+@pytest.mark.full
 def test_rocl_is_the_loss_of_three_views_and_a_little_of_two(params, batch):
   objective = linear.make(
     'rocl', epsilon=TINY, temperature=0.3, beta=0.25, inner_steps=1
@@ -164,6 +166,7 @@ def test_deacl_first_teaches_then_distils(params, batch, rng):
   assert np.isnan(later[4]['view_cosine'])  # Known in the first stage only.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('name', 'kw'),
   [

@@ -15,6 +15,7 @@ from rrl_jax.objectives import gr
 from rrl_jax.train import optim, sharding
 from rrl_jax.train import step as step_lib
 from rrl_jax.typing import DataSpec
+from tests.tiers import first
 
 NUM_CLASSES, NUM_EXAMPLES = 4, 24
 
@@ -89,8 +90,10 @@ def published_gradient(logits, labels, focus, spread, guard):
   return (w / w.sum() / (2 * (1 - p) + guard))[:, None] * residual
 
 
-@pytest.mark.parametrize('guard', [0.0, 1e-6])
-@pytest.mark.parametrize(('focus', 'spread'), [(0.0, 2.0), (0.5, 8.0), (2, 12)])
+@pytest.mark.parametrize('guard', first([0.0, 1e-6]))
+@pytest.mark.parametrize(
+  ('focus', 'spread'), first([(0.0, 2.0), (0.5, 8.0), (2, 12)])
+)
 def test_the_parameter_gradient_is_the_published_one(
   params, batch, focus, spread, guard
 ):
@@ -113,22 +116,24 @@ def test_the_parameter_gradient_is_the_published_one(
 
 @pytest.mark.parametrize(
   ('kw', 'log_weight_fn'),
-  [
-    (
-      {'weighting': 'normal', 'mode': 0.25, 'spread': 3.0},
-      functools.partial(losses.normal_log_weight, mode=0.25, spread=3.0),
-    ),
-    (
-      {'weighting': 'exponential', 'spread': -2.0},
-      functools.partial(losses.exponential_log_weight, spread=-2.0),
-    ),
-    (
-      {'weighting': 'beta', 'alpha': 1.7, 'eta': 2.0},
-      functools.partial(losses.beta_log_weight, alpha=1.7, eta=2.0),
-    ),
-  ],
+  first(
+    [
+      (
+        {'weighting': 'normal', 'mode': 0.25, 'spread': 3.0},
+        functools.partial(losses.normal_log_weight, mode=0.25, spread=3.0),
+      ),
+      (
+        {'weighting': 'exponential', 'spread': -2.0},
+        functools.partial(losses.exponential_log_weight, spread=-2.0),
+      ),
+      (
+        {'weighting': 'beta', 'alpha': 1.7, 'eta': 2.0},
+        functools.partial(losses.beta_log_weight, alpha=1.7, eta=2.0),
+      ),
+    ]
+  ),
 )
-@pytest.mark.parametrize('normalization', ['batch', 'integral', 'none'])
+@pytest.mark.parametrize('normalization', first(['batch', 'integral', 'none']))
 def test_other_weightings_are_those_of_the_loss(
   params, batch, kw, log_weight_fn, normalization
 ):
@@ -172,6 +177,7 @@ def train_step(objective, batch, micro_batches=1, mesh=None, lr=1.0):
   return lambda params: jax.jit(run)(params)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('normalization', ['batch', 'none'])
 def test_one_device_eight_devices_and_micro_batches_agree(
   params, batch, normalization
@@ -189,6 +195,7 @@ def test_one_device_eight_devices_and_micro_batches_agree(
       np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5)
 
 
+@pytest.mark.full
 def test_micro_batches_stand_probabilities_of_zero(params, batch):
   # p is 0 in float32 for some: its logarithm is not.
   params = jax.tree.map(lambda x: 30 * x, params)
@@ -228,6 +235,7 @@ def test_what_is_given_wins_over_the_noise_rate(params, batch):
   assert_close(told, plain)
 
 
+@pytest.mark.full
 def test_ramps_and_schedules_move_the_emphasis(params, batch):
   ramp = make(
     focus=0.0, spread=4.0, focus_end=1.0, spread_end=8.0, ramp_steps=10,
@@ -270,6 +278,7 @@ def test_the_noise_rate_is_the_share_of_labels_not_predicted(params, batch):
   assert_close(metrics['focus'], gr.published(rate, NUM_CLASSES)[0])
 
 
+@pytest.mark.full
 def test_examples_that_were_not_seen_do_not_count(params, batch):
   objective = make(estimate_noise='disagreement', warmup_steps=1)
   half = {name: rows[:12] for name, rows in batch.items()}
@@ -280,6 +289,7 @@ def test_examples_that_were_not_seen_do_not_count(params, batch):
   np.testing.assert_allclose(metrics['noise_rate'], rate, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_what_cannot_be_told_leaves_the_default(params, batch):
   objective = make(estimate_noise='mixture', warmup_steps=1)
   _, aux, _ = gradient(objective, params, batch, step=0)

@@ -12,6 +12,7 @@ import pytest
 from rrl_jax import objectives
 from rrl_jax.errors import ConfigError
 from rrl_jax.typing import DataSpec
+from tests.tiers import first
 
 COUNTS = np.array([60, 30, 10])
 CONCEPTS = ('a', 'b', 'c')
@@ -216,7 +217,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize('kw', SETTINGS, ids=str)
+@pytest.mark.parametrize('kw', first(SETTINGS), ids=str)
 def test_every_setting_steps_twice_to_finite_values(params, batch, kw):
   objective = make(**kw)
   state = {'calls': jnp.zeros(())}
@@ -248,6 +249,7 @@ def test_network_counts_one_training_pass_a_step(params, batch):
   assert state['calls'] == 1
 
 
+@pytest.mark.full
 def test_eight_devices_equal_one(params, batch, mesh):
   objective = make(inner='wrm', divergence='ot')
   alone = run(objective, params, batch, steps=2)

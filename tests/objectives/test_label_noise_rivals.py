@@ -18,23 +18,26 @@ from tests.objectives.test_gr import (
   make,
   params,
 )
+from tests.tiers import first
 
 __all__ = ['batch', 'params']  # Fixtures.
 
 
 @pytest.mark.parametrize(
   ('kw', 'loss_fn'),
-  [
-    ({'loss': 'gce', 'q': 0.5}, losses.generalized_cross_entropy),
-    (
-      {'loss': 'sce', 'alpha': 0.2, 'beta': 2.0},
-      losses.symmetric_cross_entropy,
-    ),
-    ({'loss': 'mae'}, losses.mean_absolute_error),
-    ({'loss': 'focal', 'gamma': 1.0}, losses.focal),
-    ({'loss': 'bootstrapping', 'kind': 'hard'}, losses.bootstrapping),
-    ({'loss': 'apl', 'passive': 'mae', 'alpha': 2.0}, losses.active_passive),
-  ],
+  first(
+    [
+      ({'loss': 'gce', 'q': 0.5}, losses.generalized_cross_entropy),
+      (
+        {'loss': 'sce', 'alpha': 0.2, 'beta': 2.0},
+        losses.symmetric_cross_entropy,
+      ),
+      ({'loss': 'mae'}, losses.mean_absolute_error),
+      ({'loss': 'focal', 'gamma': 1.0}, losses.focal),
+      ({'loss': 'bootstrapping', 'kind': 'hard'}, losses.bootstrapping),
+      ({'loss': 'apl', 'passive': 'mae', 'alpha': 2.0}, losses.active_passive),
+    ]
+  ),
 )
 def test_a_label_loss_is_the_mean_of_the_function(params, batch, kw, loss_fn):
   objective = make('label_loss', **kw)
@@ -100,6 +103,7 @@ def two(params):
   return jax.tree.map(lambda x: jnp.stack([x, -x[::-1]]), params)
 
 
+@pytest.mark.full
 def test_each_of_two_networks_learns_what_the_other_finds_easy(two, batch):
   objective = make('co_teaching', forget_rate=0.25)
   grads, _, metrics = gradient(objective, two, batch)

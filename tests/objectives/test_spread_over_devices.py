@@ -12,6 +12,7 @@ from rrl_jax import target
 from rrl_jax.objectives import _contrast
 from rrl_jax.train import hlo, sharding
 from tests.objectives import linear
+from tests.tiers import first
 
 OBJECTIVES = {
   'simclr': {},
@@ -35,7 +36,7 @@ def gradient(name, kw, params, batch):
   return fn
 
 
-@pytest.mark.parametrize('name', OBJECTIVES)
+@pytest.mark.parametrize('name', first(OBJECTIVES))
 def test_eight_devices_find_what_one_finds(name, mesh, rng):
   params, batch = linear.draw_params(rng), linear.draw_batch(rng)
   fn = gradient(name, OBJECTIVES[name], params, batch)

@@ -11,6 +11,7 @@ from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import tarrl as tarrl_objective
 from rrl_jax.train import experiment
 from tests.objectives import linear
+from tests.tiers import first
 
 
 def make(name='tarrl', **kw):
@@ -74,6 +75,7 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
   linear.close(metrics['feature_shift'], expected, rtol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('distance', ['sq_l2', 'unit_l2'])
 def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   params, batch, distance
@@ -103,6 +105,7 @@ def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   assert shifts['none', disguised] < 0.1 * shifts['none', linear.apply_fn]
 
 
+@pytest.mark.full
 def test_each_feature_counts_alike_when_each_is_standardised(params, batch):
   def stretched(params, model_state, images, **kw):
     (logits, out), model_state = linear.apply_fn(
@@ -154,8 +157,10 @@ def test_a_stopped_side_has_no_gradient(params, batch):
   assert np.abs(adversarial).max() > 1e-3
 
 
-@pytest.mark.parametrize('layer', ['features', 'embedding', 'logits'])
-@pytest.mark.parametrize('distance', ['sq_l2', 'l2', 'cosine', 'unit_l2', 'kl'])
+@pytest.mark.parametrize('layer', first(['features', 'embedding', 'logits']))
+@pytest.mark.parametrize(
+  'distance', first(['sq_l2', 'l2', 'cosine', 'unit_l2', 'kl'])
+)
 def test_every_layer_and_distance_has_a_finite_gradient(
   params, batch, layer, distance
 ):
@@ -166,6 +171,7 @@ def test_every_layer_and_distance_has_a_finite_gradient(
   assert float(metrics['feature_shift']) > 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('norm', ['linf', 'l2', 'l1'])
 def test_more_radius_is_more_shift(params, batch, norm):
   shifts = [
@@ -180,6 +186,7 @@ def test_more_radius_is_more_shift(params, batch, norm):
   assert shifts[0] > 0
 
 
+@pytest.mark.full
 def test_the_free_attack_climbs_the_base_loss_to_the_edge(params, batch):
   objective = make(attack='base_gradient', epsilon=0.05, standardise='whole')
   _, _, state, metrics = run(objective, params, batch)

@@ -13,6 +13,7 @@ from rrl_jax import losses, objectives
 from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import _collapse_window, _one_pair
 from rrl_jax.typing import DataSpec
+from tests.tiers import first
 
 LABELS = (0, 1, 2, 0, 1, 2, 0, 1)
 
@@ -135,14 +136,16 @@ def reference(params, batch, *, alpha, temperature):
 
 @pytest.mark.parametrize(
   ('variant', 'terms'),
-  [
-    ('ce', ()),
-    ('supcon', ('supervised',)),
-    ('supcon_infonce', ('supervised', 'infonce')),
-    ('spread', ('mixed',)),
-    ('autoencoder', ('reconstruction',)),
-    ('thanos', ('mixed', 'reconstruction')),
-  ],
+  first(
+    [
+      ('ce', ()),
+      ('supcon', ('supervised',)),
+      ('supcon_infonce', ('supervised', 'infonce')),
+      ('spread', ('mixed',)),
+      ('autoencoder', ('reconstruction',)),
+      ('thanos', ('mixed', 'reconstruction')),
+    ]
+  ),
 )
 def test_each_row_of_the_comparison_is_the_sum_of_its_parts(
   params, batch, variant, terms
@@ -201,6 +204,7 @@ def test_one_alpha_is_the_spread_loss(params, batch):
   close(got, jnp.mean(expected))
 
 
+@pytest.mark.full
 def test_permuting_images_inside_a_class_changes_the_autoencoder_alone(
   params, batch
 ):
@@ -234,6 +238,7 @@ def test_permuting_images_inside_a_class_changes_the_autoencoder_alone(
   assert abs(after['reconstruction'] / before['reconstruction'] - 1) > 0.01
 
 
+@pytest.mark.full
 def test_geometry_of_the_embeddings_is_logged(params, batch):
   _, _, _, metrics = run(make(variant='ce'), params, batch)
   views = batch['views']
@@ -264,6 +269,7 @@ def test_the_network_sees_the_labels_of_both_views(params, batch):
   np.testing.assert_array_equal(state['labels'], np.tile(LABELS, 2))
 
 
+@pytest.mark.full
 def test_one_device_equals_eight(params, batch, mesh):
   objective = make(variant='thanos', class_alpha=(0.2, 0.5, 0.9))
   loss, grads, _, metrics = run(objective, params, batch)
@@ -313,6 +319,7 @@ def test_the_loss_of_one_view_pair_is_the_equation_of_section_1(rng):
     np.testing.assert_allclose(np.stack(got), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.full
 def test_mistakes_of_the_release_are_settings(params, batch):
   views = batch['views'].reshape(8, 2, -1)
   first, second = views[:, 0] @ params['in'], views[:, 1] @ params['in']
@@ -337,6 +344,7 @@ def test_mistakes_of_the_release_are_settings(params, batch):
   close(scaled['reconstruction'], 4 * plain['reconstruction'])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('variant', ['supcon_infonce', 'thanos'])
 @pytest.mark.parametrize('view_pairs', ['all', 'one'])
 def test_a_batch_of_one_class_and_equal_images_is_finite(
@@ -353,7 +361,7 @@ def test_a_batch_of_one_class_and_equal_images_is_finite(
   assert all(np.isfinite(m) for m in metrics.values())
 
 
-@pytest.mark.parametrize('view_pairs', ['all', 'one'])
+@pytest.mark.parametrize('view_pairs', first(['all', 'one']))
 def test_an_image_alone_in_its_class_has_its_other_view(
   params, batch, view_pairs
 ):
@@ -518,6 +526,7 @@ def test_classes_that_differ_in_size_are_remarked():
   assert "alpha=0.5 of class 'b' lies below 0.602" in low
 
 
+@pytest.mark.full
 def test_a_margin_sets_each_class_above_its_own_threshold(params, batch):
   probs = np.array([0.5, 0.25, 0.25])
   data = spec(3, class_probs=probs)
