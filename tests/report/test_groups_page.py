@@ -7,12 +7,9 @@ import pytest
 
 from rrl_jax.report import _groups, _maps, _results
 from tests.report import run_folder
-from tests.report.test_report import (
-  HOSTILE,
-  Page,
-  assert_fits_a_phone,
-  build,
-)
+from tests.report.pages import HOSTILE, Page, build
+
+pytestmark = pytest.mark.fast
 
 GROUPS = ('bird:land', 'bird:water', '<b>cat</b>:land')
 NUMBERS = {
@@ -87,6 +84,23 @@ def write(folder, figures, numbers=NUMBERS):
   return folder
 
 
+def write_hostile(folder):
+  """A run whose groups and fine classes have such names."""
+  numbers = dict(NUMBERS)
+  for name in HOSTILE:
+    numbers |= {
+      f'groups/accuracy/{name}': 0.5,
+      f'groups/dfr_accuracy/{name}': 0.5,
+      f'groups/inferred_recall/{name}': 0.5,
+      f'groups/inferred_purity/{name}': 0.5,
+    }
+  figures = arrays(np.random.default_rng(0)) | {
+    'figure/map_fine_names': np.array(HOSTILE),
+    'figure/group_names': np.array((*GROUPS[:2], HOSTILE[-1])),
+  }
+  return write(folder, figures, numbers)
+
+
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
   figures = arrays(np.random.default_rng(0))
@@ -141,6 +155,7 @@ def test_groups_are_ordered_from_the_worst(rng):
   assert second['purity']['number'] == 0.99
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_a_run_without_groups_has_no_such_section(tmp_path):
   page = Page(build(run_folder.write(tmp_path / 'run')))
   assert 'groups' not in {a['id'] for a in page.all('section')}
@@ -189,24 +204,6 @@ def test_a_map_of_classes_alone_is_one_figure(rng):
   found, _ = _maps.feature_map(figures)
   assert len(found['panels']) == 1
   assert '>low<' in found['panels'][0]['svg']
-
-
-def test_groups_fit_a_phone_whatever_their_names(rng, chromium, tmp_path):
-  numbers = dict(NUMBERS)
-  for name in HOSTILE:
-    numbers |= {
-      f'groups/accuracy/{name}': 0.5,
-      f'groups/dfr_accuracy/{name}': 0.5,
-      f'groups/inferred_recall/{name}': 0.5,
-      f'groups/inferred_purity/{name}': 0.5,
-    }
-  figures = arrays(rng) | {
-    'figure/map_fine_names': np.array(HOSTILE),
-    'figure/group_names': np.array((*GROUPS[:2], HOSTILE[-1])),
-  }
-  text = build(write(tmp_path / 'run', figures, numbers))
-  assert '<script' not in text
-  assert_fits_a_phone(chromium, text, tmp_path)
 
 
 def test_an_error_of_pixels_is_no_share():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from rrl_jax.report import _corruption, _indicators, _results
-from tests.report.test_report import Page, assert_fits_a_phone, build
+from tests.report.pages import Page, build
+
+pytestmark = pytest.mark.fast
 
 NAMES = ('gaussian_noise', 'elastic_transform', 'fog')
 
@@ -68,6 +70,7 @@ def arrays(**changes):
 
 
 def write(folder, *, features=None, **changes):
+  folder.mkdir(exist_ok=True)
   results, protocols = numbers()
   config = {'objective': {'name': 'erm'}, 'data': {'name': 'digits'}}
   config |= {'features': features}
@@ -192,9 +195,3 @@ def test_a_page_of_features_speaks_of_no_training(tmp_path):
   assert not {'curves', 'weights', 'concepts', 'pairs', 'map'} & sections
   for word in ('ERM', 'metrics.jsonl is missing', 'Epochs'):
     assert word not in page.text
-
-
-def test_a_phone_shows_both_without_sideways_scrolling(
-  text, chromium, tmp_path
-):
-  assert_fits_a_phone(chromium, text, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from rrl_jax.report import _calibration, _drawing, _figures, _label_noise
 from tests.report import run_folder
-from tests.report.test_report import Page, build
+from tests.report.pages import Page, build, words
 
 SECTIONS = ('noise', 'suspicious', 'calibration')
 
@@ -30,12 +30,8 @@ def arrays(folder):
     return dict(found)
 
 
-def words(text):
-  return Page(text).text.replace('\N{NO-BREAK SPACE}', ' ')
-
-
 def test_the_page_shows_whom_the_network_learned_from(text):
-  page = Page(text)
+  page, shown = Page(text), words(text)
   assert {a['id'] for a in page.all('section')} >= set(SECTIONS)
   for said in (
     'clean : its label is the true one',
@@ -48,7 +44,7 @@ def test_the_page_shows_whom_the_network_learned_from(text):
     'the accuracy 50.0 %',
     'p 1e-60',
   ):
-    assert said in words(text), said
+    assert said in shown, said
   assert 'Left out' not in page.text
   assert 'Accuracy on test images' not in page.text  # Drawn with the fit.
   ids = [attrs['id'] for _, attrs in page.elements if 'id' in attrs]
@@ -67,6 +63,7 @@ def test_suspicious_images_are_enlarged_by_pixels_and_described(text):
 
 
 def test_numbers_have_their_units(text):
+  shown = words(text)
   for said in (
     'Log loss 0.700 nats 0.500 to 0.900',
     'Error of that estimate \N{MINUS SIGN}3.2 points exact',
@@ -76,18 +73,20 @@ def test_numbers_have_their_units(text):
     'Clean 40.0 % none',
     'Who gets the gradient Share of each group in the sum',
   ):
-    assert said in words(text), said
-  assert words(text).index('test/best_accuracy') < words(text).index(
+    assert said in shown, said
+  assert shown.index('test/best_accuracy') < shown.index(
     'test/worst_concept_accuracy'
   )
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_a_run_without_noise_has_no_word_of_it(tmp_path):
   page = Page(build(run_folder.write(tmp_path)))
   assert not {a['id'] for a in page.all('section')} & set(SECTIONS)
   assert not {a['href'] for a in page.all('a')} & {f'#{s}' for s in SECTIONS}
 
 
+@pytest.mark.fast
 def test_what_this_run_does_not_have_is_one_line(tmp_path):
   np.savez(tmp_path / 'figures.npz', **{'figure/x': np.zeros(3)})
   (tmp_path / 'results.json').write_text('{}')
@@ -155,6 +154,7 @@ def test_a_damaged_figure_leaves_the_others(folder, arrays, tmp_path):
   assert 'label class 0 seen class 1' in said
 
 
+@pytest.mark.fast
 def test_without_true_labels_nobody_is_called_wrong(arrays):
   found, _ = _label_noise.suspicious(arrays, known=False)
   assert 'truth' not in found['text']
@@ -165,6 +165,7 @@ def test_without_true_labels_nobody_is_called_wrong(arrays):
   assert _label_noise.rates({}, []) == {}
 
 
+@pytest.mark.fast
 def test_rates_come_from_the_metrics_while_there_are_no_results():
   metrics = [{'step': 1, 'noise/flipped_rate': 0.4, 'noise/abnormal_rate': 0.1}]
   rates = _label_noise.rates({}, metrics)
@@ -205,6 +206,7 @@ def test_a_group_has_one_colour_everywhere(text):
     )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('focus', 'want'), [(0, 'exp(8 (1 - p))'), (1, 'exp(8 p (1 - p))')]
 )
@@ -213,6 +215,7 @@ def test_formulas_are_written_as_one_would(focus, want):
   assert found.split() == want.replace('-', '\N{MINUS SIGN}').split()
 
 
+@pytest.mark.fast
 def test_a_loss_that_is_not_minimised_says_so():
   metrics = [{'step': k, 'train/loss': 1 + k} for k in range(3)]
   (plain,), _ = _figures.curves(metrics)
@@ -222,6 +225,7 @@ def test_a_loss_that_is_not_minimised_says_so():
   assert 'may rise while the network learns' in rescaled['text']
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_numbers_too_large_for_a_float_are_left_out(tmp_path):
   run_folder.write_noise(run_folder.write(tmp_path))
   results = json.loads((tmp_path / 'results.json').read_text())

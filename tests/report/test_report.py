@@ -1,6 +1,6 @@
 """The page tells what the files hold, to anyone, and asks for nothing else."""
 
-import html.parser
+import html
 import json
 import re
 import shutil
@@ -11,7 +11,8 @@ import pytest
 
 from rrl_jax import report
 from rrl_jax.report import _drawing, _figures
-from tests.report import run_folder
+from tests.report import run_folder, test_groups_page, test_indicators_page
+from tests.report.pages import HOSTILE, TAGS, Page, build
 
 FILES = (
   'config.json',
@@ -20,56 +21,6 @@ FILES = (
   'protocols.json',
   'figures.npz',
 )
-HOSTILE = (
-  '<script>alert(1)</script>',
-  '"><img src=x onerror=alert(1)>',
-  "' onmouseover='alert(1)",
-  '--><b>bold</b>',
-  r'$\frac{1}{$ {{ 7 * 7 }} {% raw %}',
-  'https://example.org/' + 'long' * 60,
-)
-TAGS = """
-  html head meta title link style body a header h1 h2 p code dl div dt dd nav
-  ul li main section table caption thead tbody tr th td small span i b figure
-  figcaption strong details summary pre img footer svg g path defs clippath
-  rect use text
-"""
-VOID = {'meta', 'link', 'img', 'br', 'path', 'use'}
-
-
-class Page(html.parser.HTMLParser):
-  """Elements with their attributes, and the text outside of styles."""
-
-  def __init__(self, text):
-    super().__init__()
-    self.elements, self.words, self._open = [], [], []
-    self.feed(text)
-
-  def handle_starttag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self._open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-
-  def handle_endtag(self, tag):
-    assert self._open.pop() == tag, f'{tag} closes another element'
-
-  def handle_data(self, data):
-    if 'style' not in self._open:
-      self.words.append(data)
-
-  @property
-  def text(self):
-    return ' '.join(' '.join(self.words).split())
-
-  def all(self, *tags):
-    return [attrs for tag, attrs in self.elements if tag in tags]
-
-
-def build(folder):
-  return report.build(folder).read_text('utf-8')
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +34,7 @@ def text(folder):
 
 
 @pytest.fixture(scope='module')
-def hostile_folder(tmp_path_factory):
+def hostile_text(tmp_path_factory):
   folder = tmp_path_factory.mktemp('hostile')
   run_folder.write(folder, classes=HOSTILE, concepts=HOSTILE, channels=3)
   run_folder.write_noise(folder, classes=HOSTILE, channels=3)
@@ -94,7 +45,7 @@ def hostile_folder(tmp_path_factory):
   protocols = json.loads((folder / 'protocols.json').read_text())
   protocols['test/accuracy'] = HOSTILE[0]
   (folder / 'protocols.json').write_text(json.dumps(protocols))
-  return folder
+  return build(folder)
 
 
 def test_the_page_lies_in_the_folder_and_nothing_else_does(folder):
@@ -136,6 +87,7 @@ def test_concepts_come_with_the_worst_first(text):
   assert rows == ['shoes &amp; more', 'dresses', 'clothes']
 
 
+@pytest.mark.usefixtures('undrawn')
 @pytest.mark.parametrize('file', FILES)
 @pytest.mark.parametrize('state', ['missing', 'broken'])
 def test_a_file_that_is_not_there_leaves_its_section_out(
@@ -154,12 +106,14 @@ def test_a_file_that_is_not_there_leaves_its_section_out(
   assert ('PGD-20' in page.text) == (file != 'results.json')
 
 
+@pytest.mark.fast
 def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
   page = Page(build(tmp_path))
   assert page.text.count('is missing') == 7
   assert tmp_path.name in page.text
 
 
+@pytest.mark.fast
 def test_files_of_the_wrong_kind_are_named(tmp_path):
   run_folder.write(tmp_path)
   (tmp_path / 'results.json').write_text('[1, 2]')
@@ -179,6 +133,7 @@ def test_pickled_arrays_are_refused(tmp_path):
   )
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_values_that_are_no_numbers_are_left_out(tmp_path):
   run_folder.write(tmp_path)
   lines = [
@@ -195,9 +150,8 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
   assert 'results.json holds no number' in page.text
 
 
-def test_hostile_strings_stay_text(hostile_folder):
-  text = build(hostile_folder)
-  page = Page(text)
+def test_hostile_strings_stay_text(hostile_text):
+  page = Page(hostile_text)
   assert {tag for tag, _ in page.elements} <= set(TAGS.split())
   for tag, attrs in page.elements:
     assert not [a for a in attrs if a.startswith('on')], tag
@@ -210,8 +164,8 @@ def test_hostile_strings_stay_text(hostile_folder):
     assert ' '.join(name.split()) in page.text
 
 
-def test_the_page_refers_to_nothing_outside(text, hostile_folder):
-  for page in (Page(text), Page(build(hostile_folder))):
+def test_the_page_refers_to_nothing_outside(text, hostile_text):
+  for page in (Page(text), Page(hostile_text)):
     (policy,) = [
       a['content']
       for a in page.all('meta')
@@ -260,6 +214,7 @@ def test_figures_take_their_colours_from_the_page(text):
     }
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('values', 'want'),
   [
@@ -274,6 +229,7 @@ def test_labels_of_lines_do_not_overlap(values, want):
   )
 
 
+@pytest.mark.fast
 def test_long_curves_are_averaged():
   steps, values = _drawing.thin(np.arange(1000.0), np.arange(1000.0) % 2)
   assert len(steps) == 250
@@ -281,6 +237,7 @@ def test_long_curves_are_averaged():
   np.testing.assert_allclose(steps[0], 1.5)
 
 
+@pytest.mark.fast
 def test_texts_of_the_map_do_not_overlap():
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -309,6 +266,7 @@ def test_a_curve_that_falls_by_orders_is_logarithmic_and_a_flat_one_no_curve():
   assert constant == 'Never changed: price of transport 3.'
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('value', 'want'),
   [(0.1 + 0.2, '0.3'), (9000, '9000'), (12500, '12.5k'), (2.5e6, '2.5M')],
@@ -317,6 +275,8 @@ def test_ticks_are_short(value, want):
   assert _drawing.tick(value) == want
 
 
+@pytest.mark.fast
+@pytest.mark.usefixtures('undrawn')
 def test_many_concepts_are_drawn_in_part_and_tabled_in_full(tmp_path):
   run_folder.write(tmp_path, concepts=tuple(f'concept {k}' for k in range(70)))
   page = Page(build(tmp_path))
@@ -342,67 +302,81 @@ def browse(chromium, page, tmp_path, *flags):
     ],
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=300,
     check=True,
   )
 
 
-def assert_fits_a_phone(chromium, text, tmp_path):
+def assert_fit_a_phone(chromium, pages, tmp_path):
+  """Asserts that no page is wider than its window, from its text by name."""
   # Frames as narrow as phones, since a window cannot be; everything unfolded.
   frame = tmp_path / 'frames.html'
   frame.write_text(
     """<!doctype html><title>none</title><body><script>
     const found = [];
-    for (const width of [320, 390, 800]) {
-      const frame = document.createElement('iframe');
-      frame.style.width = `${width}px`;
-      frame.style.height = '800px';
-      frame.srcdoc = PAGE;
-      frame.onload = () => {
-        const page = frame.contentDocument;
-        for (const d of page.querySelectorAll('details')) d.open = true;
-        const root = page.documentElement;
-        const wide = [...page.querySelectorAll('body *')].filter(
-          (e) => e.getBoundingClientRect().right > root.clientWidth + 1);
-        found.push([root.clientWidth, root.scrollWidth, root.scrollHeight,
-          wide.slice(0, 5).map((e) => e.tagName + e.textContent.slice(0, 30))]);
-        document.title = JSON.stringify(found);
-      };
-      document.body.append(frame);
+    const pages = PAGES;
+    for (const name in pages) {
+      for (const width of [320, 390, 800]) {
+        const frame = document.createElement('iframe');
+        frame.style.width = `${width}px`;
+        frame.style.height = '800px';
+        frame.srcdoc = pages[name];
+        frame.onload = () => {
+          const page = frame.contentDocument;
+          for (const d of page.querySelectorAll('details')) d.open = true;
+          const root = page.documentElement;
+          const wide = [...page.querySelectorAll('body *')].filter(
+            (e) => e.getBoundingClientRect().right > root.clientWidth + 1);
+          found.push([name, root.clientWidth, root.scrollWidth,
+            root.scrollHeight, wide.slice(0, 5).map(
+              (e) => e.tagName + e.textContent.slice(0, 30))]);
+          document.title = JSON.stringify(found);
+        };
+        document.body.append(frame);
+      }
     }
     </script>""".replace(
-      'PAGE',
-      json.dumps(text).replace('<', '\\u003c'),
+      'PAGES',
+      json.dumps(pages).replace('<', '\\u003c'),
     ),
     encoding='utf-8',
   )
   shown = browse(
     chromium, frame, tmp_path, '--virtual-time-budget=9000', '--dump-dom'
   )
-  found = json.loads(re.search('<title>(.*)</title>', shown.stdout).group(1))
-  assert len(found) == 3
-  for width, scroll_width, height, wide in found:
+  title = re.search('<title>(.*)</title>', shown.stdout).group(1)
+  found = json.loads(html.unescape(title))
+  assert len(found) == 3 * len(pages)
+  for name, width, scroll_width, height, wide in found:
     assert 300 <= width <= 800
-    assert scroll_width <= width, wide
-    assert height > 2000
+    assert scroll_width <= width, (name, wide)
+    assert height > 2000, name
 
 
-@pytest.mark.parametrize('which', ['folder', 'hostile_folder'])
-def test_a_phone_shows_the_page_without_sideways_scrolling(
-  which, request, chromium, tmp_path
+def test_a_phone_shows_all_pages_without_sideways_scrolling(
+  text, hostile_text, chromium, tmp_path
 ):
-  assert_fits_a_phone(chromium, build(request.getfixturevalue(which)), tmp_path)
+  groups = test_groups_page.write_hostile(tmp_path / 'groups')
+  indicators = test_indicators_page.write(tmp_path / 'indicators')
+  pages = {
+    'plain': text,
+    'hostile': hostile_text,
+    'groups': build(groups),
+    'indicators': build(indicators),
+  }
+  assert '<script' not in ''.join(pages.values())
+  assert_fit_a_phone(chromium, pages, tmp_path)
 
 
 def test_a_browser_renders_the_page_and_refuses_nothing(
-  chromium, folder, tmp_path
+  chromium, folder, text, tmp_path
 ):
   from PIL import Image
 
   shot = tmp_path / 'shot.png'
   found = browse(
     chromium,
-    report.build(folder),
+    folder / 'report' / 'index.html',
     tmp_path,
     '--window-size=390,2400',
     f'--screenshot={shot}',

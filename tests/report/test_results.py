@@ -4,6 +4,8 @@ import pytest
 
 from rrl_jax.report import _results
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   ('name', 'value', 'written'),

@@ -7,8 +7,7 @@ import pytest
 
 from rrl_jax.report import _results, _robust_probe
 from tests.report import run_folder
-from tests.report.test_noise_page import words
-from tests.report.test_report import HOSTILE, TAGS, Page, build
+from tests.report.pages import HOSTILE, TAGS, Page, build, words
 
 TIMES = '\N{MULTIPLICATION SIGN}'
 
@@ -100,6 +99,8 @@ def test_a_reader_who_does_not_see_it_has_names_and_tables(text):
   assert {'href': '#probes'} in whole.all('a')
 
 
+@pytest.mark.fast
+@pytest.mark.usefixtures('undrawn')
 def test_a_run_without_attacked_tasks_has_no_word_of_it(tmp_path):
   text = build(run_folder.write(tmp_path))
   assert 'under attack' not in words(text)
@@ -135,6 +136,7 @@ def test_columns_follow_protocols_and_strength_and_lack_nothing(measured):
   assert 'AFF: the whole network' in table['text']
 
 
+@pytest.mark.fast
 def test_one_task_needs_no_mean(tmp_path):
   run_folder.write(tmp_path)
   results = {

@@ -9,6 +9,8 @@ import rich.console
 from rrl_jax.evals import Measurement
 from rrl_jax.report import terminal
 
+pytestmark = pytest.mark.fast
+
 FOUND = {
   'test/accuracy': Measurement(0.9, 0.8706, 0.9314, 'Clean [bold]images[/].'),
   'detect/flipped_weight_average_precision': Measurement(0.4, 0.3, 0.5, 'x.'),

@@ -8,7 +8,9 @@ import pytest
 
 from rrl_jax.report import _thanos
 from tests.report import run_folder
-from tests.report.test_report import Page, build
+from tests.report.pages import Page, build
+
+pytestmark = pytest.mark.fast
 
 
 def arrays(rng, **changes):
@@ -62,6 +64,7 @@ def test_the_page_shows_spread_by_class_and_reconstructions(text):
   assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_a_run_without_them_has_no_such_section(tmp_path):
   page = Page(build(run_folder.write(tmp_path / 'run')))
   assert 'spread' not in {a['id'] for a in page.all('section')}
