@@ -49,23 +49,28 @@ def margins(source):
   return means * (2 * source.labels - 1)
 
 
-def test_of_two_linear_classes_it_finds_the_closed_form(two_classes):
+@pytest.mark.parametrize(
+  'attacks',
+  [
+    ('apgd-ce', 'apgd-t'),
+    pytest.param(
+      ('apgd-ce', 'apgd-t', 'fab-t', 'square'), marks=pytest.mark.full
+    ),
+  ],
+)
+def test_of_two_linear_classes_it_finds_the_closed_form(attacks, two_classes):
   encoder, data = two_classes
-  found = run(
-    encoder,
-    data,
-    attacks=('apgd-ce', 'apgd-t', 'fab-t', 'square'),
-    num_steps=5,
-    num_queries=5,
-  )['robust/auto_attack_accuracy']
+  found = run(encoder, data, attacks=attacks, num_steps=5, num_queries=5)
+  found = found['robust/auto_attack_accuracy']
   robust = np.mean(margins(data.test) > EPSILON)
   assert 0.2 < robust < 0.8
   assert found.value == robust
   clean = np.mean(margins(data.test) > 0)
   for words in (
-    'apgd-ce, apgd-t, fab-t, square of AutoAttack, linf radius 0.1 on images',
+    f'{", ".join(attacks)} of AutoAttack, linf radius 0.1 on images',
     f'clean accuracy of the same images {clean:.4f}',
-    f'apgd-ce {round((clean - robust) * 30)}, apgd-t 0, fab-t 0, square 0',
+    f'apgd-ce {round((clean - robust) * 30)}, '
+    + ', '.join(f'{attack} 0' for attack in attacks[1:]),
     'apgd-t raises the difference of logits: its dlr needs at least 4 classes',
     'apgd-t has 1 targets instead of 9',
     'n=30',
@@ -73,7 +78,10 @@ def test_of_two_linear_classes_it_finds_the_closed_form(two_classes):
     assert words in found.protocol
 
 
-@pytest.mark.parametrize(('norm', 'dual'), [('linf', 1), ('l2', 2)])
+@pytest.mark.parametrize(
+  ('norm', 'dual'),
+  [pytest.param('linf', 1, marks=pytest.mark.full), ('l2', 2)],
+)
 def test_of_a_linear_probe_it_finds_the_closed_form(norm, dual, two_classes):
   encoder, data = two_classes
   task = data.tasks[0]

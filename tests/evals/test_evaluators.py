@@ -1,7 +1,6 @@
 """Each evaluator counts what its name and its protocol say."""
 
 import dataclasses
-import doctest
 
 import jax
 import jax.numpy as jnp
@@ -296,11 +295,6 @@ def test_transfer_says_how_many_examples_it_fits(encoder, data, key):
   )
   protocol = found['transfer/one/knn_accuracy'].protocol
   assert '50 training and 90 test images' in protocol
-
-
-@pytest.mark.fast
-def test_examples_in_docstrings_run():
-  assert doctest.testmod(remix).failed == 0
 
 
 @pytest.mark.fast

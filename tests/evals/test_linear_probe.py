@@ -1,7 +1,5 @@
 """The probe is the solution of the stated problem, not merely close to good."""
 
-import doctest
-
 import numpy as np
 import pytest
 from scipy import optimize, special
@@ -152,7 +150,3 @@ def test_standardise_uses_the_training_moments(rng):
   np.testing.assert_allclose(b[:, 2], test[:, 2] - 7.1, atol=1e-5)
   want = (test - train.mean(0)) / train.std(0)
   np.testing.assert_allclose(b[:, moving], want[:, moving], atol=1e-4)
-
-
-def test_examples_in_docstrings_run():
-  assert doctest.testmod(linear_probe).failed == 0

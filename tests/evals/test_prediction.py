@@ -1,7 +1,5 @@
 """A class is predicted by numbers, and by nothing else."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +108,3 @@ def test_a_query_that_is_not_finite_has_no_neighbours(rng):
   want[2] = -1
   found = knn.predict(train, labels, queries, num_classes=2, k=3)
   np.testing.assert_array_equal(found, want)
-
-
-def test_examples_in_docstrings_run():
-  assert doctest.testmod(prediction).failed == 0
