@@ -91,6 +91,7 @@ def test_a_room_imports_only_rooms_below_it(path):
   assert imported_rooms(path) <= allowed
 
 
+@pytest.mark.fast
 def test_only_models_know_linen():
   users = {
     room(path)
@@ -100,11 +101,13 @@ def test_only_models_know_linen():
   assert users == {'models'}
 
 
+@pytest.mark.fast
 def test_configs_import_nothing_of_the_package():
   for path in (PACKAGE.parent / 'configs').rglob('*.py'):
     assert 'rrl_jax' not in imported_packages(path), path
 
 
+@pytest.mark.fast
 def test_nothing_is_called_utils():
   assert not [
     p for p in PACKAGE.parent.rglob('*util*.py') if '.venv' not in p.parts

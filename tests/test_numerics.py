@@ -63,6 +63,7 @@ def test_masked_mean_of_more_than_16_bits_can_count(dtype):
   np.testing.assert_allclose(grad.astype(float), 1 / 70_000, rtol=5e-3)
 
 
+@pytest.mark.fast
 def test_mean_without_a_mask_is_the_mean(rng):
   x = rng.normal(size=5)
   np.testing.assert_allclose(

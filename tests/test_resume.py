@@ -131,6 +131,15 @@ def test_the_adversary_is_saved_with_the_state(finished):
   assert not np.allclose(state.aux_state['concept_probs'], 1 / 3, atol=1e-6)
 
 
+@pytest.mark.fast
+def test_a_folder_is_owned_by_its_config_however_long_it_trains(tmp_path):
+  workdir = Workdir(tmp_path)
+  workdir.claim(tiny(), {})
+  workdir.check_owner(tiny(total_steps=9, ckpt_steps=1))
+  with pytest.raises(ConfigError, match=r'seed is 0 there, 1 here'):
+    workdir.check_owner(tiny(seed=1))
+
+
 def test_another_config_is_refused_before_any_work(copied):
   _, root = copied
   before = sorted(p.name for p in root.rglob('*'))

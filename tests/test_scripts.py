@@ -22,6 +22,7 @@ def bash(*args, **env):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('script', sorted(SCRIPTS.glob('*.sh')))
 def test_a_script_is_valid_and_says_how_it_is_used(script):
   assert bash('-n', script).stderr == ''
@@ -32,6 +33,7 @@ def test_a_script_is_valid_and_says_how_it_is_used(script):
   assert bash(script, '--dry-run', 'run').returncode == 2
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('stage', 'words'),
   [
@@ -50,6 +52,7 @@ def test_every_stage_of_a_tpu_slice_is_printed(stage, words):
     assert word in done.stdout
 
 
+@pytest.mark.fast
 def test_the_command_arrives_on_a_tpu_host_as_it_was_given():
   done = bash(SCRIPTS / 'tpu_vm.sh', '--dry-run', *RUN, RESTARTS='7')
   (remote,) = (
@@ -67,6 +70,7 @@ def test_the_command_arrives_on_a_tpu_host_as_it_was_given():
   ]
 
 
+@pytest.mark.fast
 def test_the_command_arrives_under_slurm_as_it_was_given():
   done = bash(SCRIPTS / 'slurm.sh', '--dry-run', *RUN, WORKDIR='/w', NODES='3')
   assert '#SBATCH --nodes=3' in done.stdout
@@ -80,6 +84,7 @@ def test_the_command_arrives_under_slurm_as_it_was_given():
   ]
 
 
+@pytest.mark.fast
 def test_a_job_set_is_filled_in_and_starts_again_after_75_only():
   yaml = pytest.importorskip('yaml')
   done = bash(
@@ -99,6 +104,7 @@ def test_a_job_set_is_filled_in_and_starts_again_after_75_only():
   assert '--coordinator=me-workers-0-0.me:8476' in container['command'][2]
 
 
+@pytest.mark.fast
 def test_a_job_set_without_an_image_is_refused():
   done = bash(SCRIPTS / 'jobset.sh', '--dry-run', *RUN)
   assert done.returncode == 2

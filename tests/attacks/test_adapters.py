@@ -164,6 +164,7 @@ def test_no_collectives_and_the_same_result_on_eight_devices(name, mesh):
     assert z.sharding.is_equivalent_to(rows, 2)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', MODELS)
 def test_no_gradient_reaches_the_parameters_through_the_attack(name):
   params, logits_of = MODELS[name]()

@@ -37,6 +37,7 @@ def plain(norm):
   return attack(norm=norm, key=jax.random.key(0))
 
 
+@pytest.mark.fast
 def test_checkpoints_of_a_hundred_steps_are_the_published_ones():
   found = [step + 1 for step, _ in _apgd.checkpoints(100, 'linf')]
   assert found == [22, 41, 57, 70, 80, 87, 93, 99]

@@ -314,6 +314,7 @@ def test_signs_of_a_wrong_figure_are_noted():
   assert any(said in note for note in result.notes)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('robust', 'noted'),
   [

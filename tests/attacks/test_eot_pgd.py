@@ -130,6 +130,7 @@ def test_an_example_is_the_same_alone_and_in_any_batch():
   np.testing.assert_allclose(part, whole[rows], atol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

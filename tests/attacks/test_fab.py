@@ -121,6 +121,7 @@ def test_finds_the_nearest_point_of_an_affine_model(norm, targeted):
   assert (affine(result.best_inputs).argmax(axis=1) != Y).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('norm', ORDER)
 def test_robustness_falls_as_the_radius_grows(norm):
   run = jax.jit(

@@ -54,6 +54,7 @@ def test_stays_in_ball_and_bounds_exactly_in_bfloat16(norm, order):
   assert np.abs(delta).max() > 0
 
 
+@pytest.mark.fast
 def test_an_unknown_norm_is_named():
   with pytest.raises(ValueError, match='norm must be one of') as caught:
     attacks.fgsm(loss_fn, X, epsilon=0.1, norm='inf')

@@ -75,6 +75,7 @@ def test_ends_where_foolbox_ends(name, norm, epsilon, step_size, num_steps):
   assert wrong.any()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'norm', 'epsilon'),
   [

@@ -95,6 +95,7 @@ def test_fab_finds_the_same(norm, name):
   np.testing.assert_array_equal(result.robust, ~broken)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('norm', first(ORDER))
 def test_square_with_the_same_draws_finds_the_same(norm):
   draws = jnp.asarray(GOLDEN[f'{norm}/square/draws'], jnp.float64)

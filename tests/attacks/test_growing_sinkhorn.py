@@ -97,6 +97,7 @@ def test_rows_do_not_meet_and_dtype_and_bounds_hold():
   assert float(low.adv_inputs.max()) <= 1
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

@@ -140,6 +140,7 @@ def test_restarts_keep_the_highest_loss(key):
   assert (three >= one - 1e-6).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kwargs', 'words'),
   [

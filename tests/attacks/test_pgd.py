@@ -245,6 +245,7 @@ def test_written_out_and_rolled_loops_agree(key):
     )
 
 
+@pytest.mark.fast
 def test_the_loop_is_written_out_on_cpu_unless_told_otherwise():
   run = lambda unroll: (
     jax.jit(
@@ -282,6 +283,7 @@ def test_a_loss_with_nan_or_infinite_slope_gives_finite_points(norm):
   assert np.isfinite(z).all()
 
 
+@pytest.mark.fast
 def test_no_gradient_flows_to_parameters_or_inputs():
   def through(w, x):
     z = attacks.pgd(

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import pytest
 import rich.console
 
 from rrl_jax.attacks import _auto_attack, _progress
@@ -34,6 +35,7 @@ def shown(states, **kw):
   return file.getvalue()
 
 
+@pytest.mark.fast
 def test_a_terminal_shows_attack_robust_examples_and_time_left():
   text = shown(states(300)[:100], force_terminal=True)
   last = text[text.rindex('apgd-t') :]
@@ -41,6 +43,7 @@ def test_a_terminal_shows_attack_robust_examples_and_time_left():
     assert words in last
 
 
+@pytest.mark.fast
 def test_elsewhere_it_prints_a_few_plain_lines():
   lines = shown(states(300)).splitlines()
   assert lines[0] == 'apgd-t  run 1/2  robust 399/400  5 min left'

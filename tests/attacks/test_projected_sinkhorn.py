@@ -197,6 +197,7 @@ def test_equals_an_independent_solution_of_the_same_program(x64, radius, power):
     np.testing.assert_allclose(np.ravel(found.image[i]), image, atol=1e-4)
 
 
+@pytest.mark.fast
 def test_is_near_the_exact_projection_where_it_is_sharp(x64):
   x, y, high = problem(rows=2, height=2, seed=2)
   gaps = []

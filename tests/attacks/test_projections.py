@@ -60,6 +60,7 @@ def test_is_the_nearest_point_of_ball_and_box(rng, norm, epsilon):
   np.testing.assert_allclose(z, expected, atol=2e-6)
 
 
+@pytest.mark.fast
 def test_linf_clips_to_ball_and_box(rng):
   x = rng.uniform(size=(4, 7)).astype('f')
   y = x + rng.normal(size=x.shape).astype('f')

@@ -108,6 +108,7 @@ def test_the_drift_is_the_slope_of_the_divergence(rng):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('tau', [1.0, 0.7])
 def test_the_clean_batch_has_no_drift(tau):
   zero = np.zeros_like(X)

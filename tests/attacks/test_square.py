@@ -41,6 +41,7 @@ def margin(x, y=Y):
   return own - logits.max(axis=1)
 
 
+@pytest.mark.fast
 def test_windows_shrink_by_the_published_schedule():
   sides = program('linf')._sides((1, 32, 32, 3))
   assert sides[:8, 0].tolist() == [29, 20, 14, 10, 7, 5, 4, 3]
@@ -50,6 +51,7 @@ def test_windows_shrink_by_the_published_schedule():
   assert stretched.tolist()[:4] == [5, 25, 100, 250]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('norm', ['l2', 'l1'])
 def test_a_bump_is_two_opposite_pyramids_of_unit_norm(norm):
   bump = _square._bump(7, 7, norm)

@@ -40,6 +40,7 @@ def test_label_losses_are_their_formulas_and_opposite(loss):
   np.testing.assert_allclose(towards(X), -expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.fast
 def test_a_nan_logit_is_the_lowest_loss_either_way():
   bad = lambda z: logits_fn(z).at[0, 1].set(jnp.nan)
   for make in (attacks.untargeted_objective, attacks.targeted_objective):

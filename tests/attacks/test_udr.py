@@ -150,6 +150,7 @@ def test_the_update_averages_over_devices(mesh):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kwargs', 'words'),
   [
@@ -168,6 +169,7 @@ def test_wrong_arguments_are_named(key, kwargs, words):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kwargs', 'words'),
   [

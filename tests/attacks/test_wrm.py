@@ -105,6 +105,7 @@ def test_a_high_price_gives_the_clean_examples():
   np.testing.assert_array_equal(attack(x, np.inf, num_steps=3), x)
 
 
+@pytest.mark.fast
 def test_no_step_is_the_identity():
   x = X.astype('f')
   np.testing.assert_array_equal(attack(x, 1.0, num_steps=0), x)

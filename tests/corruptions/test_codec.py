@@ -17,6 +17,7 @@ def planes(image):
   return np.moveaxis(image, -1, 0).astype(np.float32) / 255
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('height', 'width', 'scale'), [(32, 32, 0.85), (28, 30, 0.9), (45, 64, 0.3)]
 )

@@ -40,6 +40,7 @@ def test_saturation_changes_s(image, factor, amount):
   )
 
 
+@pytest.mark.fast
 def test_gray_images_become_brighter_but_have_no_saturation(image):
   gray = image[:1]
   np.testing.assert_allclose(

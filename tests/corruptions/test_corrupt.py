@@ -26,6 +26,7 @@ def smooth_images(rng, count, height, width, channels):
   return np.uint8(255 * (images - low) / spread)
 
 
+@pytest.mark.fast
 def test_both_tables_have_five_severities_of_each_corruption():
   assert len(corruptions.NAMES) == 15
   assert len(EVERY_NAME) == 19
@@ -150,6 +151,7 @@ def test_bytes_are_those_of_floats_in_any_chunks(rng, monkeypatch):
   assert empty.shape == (0, 16, 16, 3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

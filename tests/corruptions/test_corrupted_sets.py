@@ -53,6 +53,7 @@ def test_each_set_is_what_corrupt_uint8_makes_in_this_order(images):
     np.testing.assert_array_equal(x, expected)
 
 
+@pytest.mark.fast
 def test_floats_of_bytes_give_what_the_bytes_give(images):
   as_floats = made(images.astype(np.float32) / 255, **CHEAP)
   for place, x in made(images, **CHEAP).items():
@@ -88,6 +89,7 @@ def test_small_images_are_enlarged_and_averaged_back(noise, monkeypatch):
   np.testing.assert_array_equal(made(small, **kw)['fog', 1], small)
 
 
+@pytest.mark.fast
 def test_a_cache_gives_the_same_and_asks_for_nothing_twice(
   images, noise, tmp_path
 ):
@@ -104,6 +106,7 @@ def test_a_cache_gives_the_same_and_asks_for_nothing_twice(
     np.testing.assert_array_equal(second[place], x)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('change', ['images', 'seed', 'ids', 'table'])
 def test_a_cache_tells_what_differs_apart(images, noise, tmp_path, change):
   kw = {'names': ('fog',), 'severities': (1,), 'cache': tmp_path}
@@ -118,6 +121,7 @@ def test_a_cache_tells_what_differs_apart(images, noise, tmp_path, change):
   assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.fast
 def test_a_damaged_cache_file_is_made_anew(images, noise, tmp_path):
   kw = {'names': ('fog',), 'severities': (1,), 'cache': tmp_path}
   whole = made(images, **kw)['fog', 1]
@@ -127,6 +131,7 @@ def test_a_damaged_cache_file_is_made_anew(images, noise, tmp_path):
   np.testing.assert_array_equal(np.load(path), whole)
 
 
+@pytest.mark.fast
 def test_a_cache_that_cannot_be_written_is_one_line(images, noise, tmp_path):
   file = tmp_path / 'file'
   file.write_text('')
@@ -136,6 +141,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(images, noise, tmp_path):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_ids_of_another_length_are_refused(images):
   with pytest.raises(ValueError, match='example_ids have shape'):
     made(images, example_ids=np.arange(3), **CHEAP)

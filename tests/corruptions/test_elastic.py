@@ -8,6 +8,7 @@ from rrl_jax.corruptions import _elastic
 sample = jax.jit(_elastic.sample, static_argnums=3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('border', ['mirror', 'reflect'])
 def test_samples_are_those_of_scipy(rng, border):
   image = rng.uniform(0, 1, (2, 20, 23)).astype(np.float32)

@@ -9,6 +9,7 @@ def errors(rng):
   return {name: rng.uniform(0.5, 1, 5) for name in corruptions.NAMES}
 
 
+@pytest.mark.fast
 def test_a_baseline_has_an_mce_of_one(errors):
   assert corruptions.mean_corruption_error(errors, errors) == 1
   assert (
@@ -19,6 +20,7 @@ def test_a_baseline_has_an_mce_of_one(errors):
   assert corruptions.mean_corruption_error(alexnet, alexnet) == 1
 
 
+@pytest.mark.fast
 def test_sums_over_severities_are_divided_before_corruptions_are_averaged():
   errors = {'fog': [0.1, 0.3], 'snow': [0.6, 0.8]}
   baseline = {'fog': [0.4, 0.4], 'snow': [0.5, 0.9]}
@@ -32,6 +34,7 @@ def test_sums_over_severities_are_divided_before_corruptions_are_averaged():
   assert found == pytest.approx((0.1 + 0.6) / 2)
 
 
+@pytest.mark.fast
 def test_mean_errors_do_as_well_as_those_of_each_severity(errors):
   means = {name: values.mean() for name, values in errors.items()}
   base = corruptions.ALEXNET_ERRORS
@@ -40,6 +43,7 @@ def test_mean_errors_do_as_well_as_those_of_each_severity(errors):
   ) == corruptions.mean_corruption_error(errors, base)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('errors', 'message'),
   [
@@ -55,6 +59,7 @@ def test_wrong_errors_are_named(errors, message):
     corruptions.mean_corruption_error(errors, {'fog': 0.5})
 
 
+@pytest.mark.fast
 def test_a_baseline_without_errors_cannot_be_divided_by():
   with pytest.raises(ValueError, match='baseline_errors of fog leave 0.0'):
     corruptions.mean_corruption_error({'fog': 0.5}, {'fog': 0})

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 from rrl_jax.corruptions import _fog
 
@@ -27,6 +28,7 @@ def diamond_square(noise, size, decay):
   return heights
 
 
+@pytest.mark.fast
 def test_the_fractal_is_the_diamond_square_algorithm(key):
   found = jax.jit(_fog.fractal, static_argnums=(1, 2))(key, 16, 2.5)
   noise = jax.random.uniform(key, (255,), minval=-1, maxval=1)

@@ -6,6 +6,7 @@ from rrl_jax import corruptions
 from rrl_jax.corruptions import _frost
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('channels', [1, 3])
 def test_textures_have_the_colours_of_the_pictures(channels):
   textures = _frost.generated(128, channels)

@@ -5,6 +5,7 @@ import pytest
 from rrl_jax.corruptions import _glass
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('reach', [1, 2, 4])
 def test_pointers_end_where_the_loop_over_pixels_does(rng, reach):
   height, width = 19, 16

@@ -7,6 +7,7 @@ from rrl_jax.corruptions import _motion
 blur = jax.jit(_motion.blur, static_argnums=(2, 3))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('angle', [0.0, -90.0, 90.0, 45.0, -30.0, -135.0])
 def test_an_impulse_becomes_a_line_along_the_angle(angle):
   image = np.zeros((1, 41, 41), np.float32)

@@ -24,6 +24,7 @@ def test_gaussian_and_speckle_noise_have_the_standard_deviation(planes, key):
   np.testing.assert_array_equal(_noise.speckle(planes, key, 0.2)[0], 0)
 
 
+@pytest.mark.fast
 def test_half_of_the_impulses_are_salt(planes, key):
   found = np.asarray(_noise.impulse(planes + 0.001, key, 0.2)).ravel()
   for value in (0, 1):

@@ -48,6 +48,7 @@ def test_what_is_not_random_is_the_same(images, name, severity):
   assert (gap > 0).mean() < 0.02
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('angle', [-100.0, -44.0, 3.0, 45.0])
 def test_motion_is_the_same_for_an_angle(images, angle):
   image = images[0].astype(np.float32)

@@ -17,6 +17,7 @@ def folder(tmp_path, images):
   return tmp_path
 
 
+@pytest.mark.fast
 def test_a_severity_is_its_fifth_of_the_file(folder, images):
   for severity in range(1, 6):
     found, labels = corruptions.read_published(folder, 'fog', severity=severity)
@@ -27,6 +28,7 @@ def test_a_severity_is_its_fifth_of_the_file(folder, images):
     assert labels.dtype == np.int32
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'severity', 'message'),
   [('rain', 1, "name='rain': one of"), ('fog', 6, 'severity=6')],
@@ -36,6 +38,7 @@ def test_what_is_unknown_is_told(folder, name, severity, message):
     corruptions.read_published(folder, name, severity=severity)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('file', 'array', 'message'),
   [
@@ -52,6 +55,7 @@ def test_what_does_not_fit_is_told(folder, file, array, message):
     corruptions.read_published(folder, 'fog', severity=1)
 
 
+@pytest.mark.fast
 def test_what_cannot_be_read_is_told(folder):
   with pytest.raises(DataError, match=r'snow.npy does not exist'):
     corruptions.read_published(folder, 'snow', severity=1)

@@ -51,6 +51,7 @@ def call(train, kind, rate=0.25, seed=0, other=None):
 ADDED = ('noise', 'blend', 'source')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 @pytest.mark.parametrize('kind', ADDED)
 @pytest.mark.parametrize('rate', [0.0, 0.25, 1.0])
@@ -73,6 +74,7 @@ def test_the_asked_share_of_the_images_is_replaced(kind, dtype, rate):
   np.testing.assert_array_equal(train.images, before)  # Not written to.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_noise_images_are_uniform(dtype):
   added = call(make(200, (8, 8, 3), dtype), 'noise', 0.5)
@@ -85,6 +87,7 @@ def test_noise_images_are_uniform(dtype):
   assert len(np.unique(images.reshape(100, -1), axis=0)) == 100
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('names', ['ab', 'abc', 'abcde'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_a_blend_is_the_mean_of_two_images_of_two_other_classes(names, dtype):
@@ -126,6 +129,7 @@ def test_blends_take_all_classes_and_examples_equally_often():
 # Another source.
 
 
+@pytest.mark.fast
 def test_images_of_another_source_come_each_before_one_comes_twice():
   train = make(60, (2, 2, 1))
   other = source.Source(
@@ -154,6 +158,7 @@ def test_labels_of_other_images_are_uniform_with_concepts_that_go_with_them():
   np.testing.assert_array_equal(added.truth.labels, added.labels)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 @pytest.mark.parametrize('other_dtype', [np.uint8, np.float32])
 @pytest.mark.parametrize('channels', [1, 3, 4])
@@ -189,6 +194,7 @@ def test_other_images_take_the_form_of_the_set(
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_resizing_is_bilinear(dtype):
   ramp = np.linspace(0, 1, 8, dtype=np.float32)
@@ -209,6 +215,7 @@ def test_resizing_is_bilinear(dtype):
 # Lazy sets.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 @pytest.mark.parametrize('kind', ADDED)
 def test_lazy_images_stay_so_and_give_what_those_in_memory_do(kind, dtype):
@@ -232,6 +239,7 @@ def test_lazy_images_stay_so_and_give_what_those_in_memory_do(kind, dtype):
   np.testing.assert_array_equal(source.settle(added.images, True), eager.images)
 
 
+@pytest.mark.fast
 def test_only_what_is_asked_for_is_read():
   lazy, other = lazily(make()), lazily(make(60, names='xy'))
   added = call(lazy, 'source', 0.5, other=other)
@@ -245,6 +253,7 @@ def test_only_what_is_asked_for_is_read():
   assert len(other.images.seen) == 4
 
 
+@pytest.mark.fast
 def test_a_folder_of_files_is_replaced_without_reading_it(tmp_path):
   for name in ('a', 'b'):
     for i in range(10):
@@ -264,6 +273,7 @@ def test_a_folder_of_files_is_replaced_without_reading_it(tmp_path):
 # Seeds.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', ADDED)
 def test_the_seed_alone_says_which_and_by_what(kind):
   train = make()
@@ -277,6 +287,7 @@ def test_the_seed_alone_says_which_and_by_what(kind):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', ADDED)
 def test_a_smaller_rate_replaces_a_subset_by_the_same_images(kind):
   train = make()
@@ -290,12 +301,14 @@ def test_a_smaller_rate_replaces_a_subset_by_the_same_images(kind):
 # With and without other damage.
 
 
+@pytest.mark.fast
 def test_no_abnormal_images_return_the_source_itself():
   train = make()
   assert call(train, 'none') is train
   assert abnormal.describe(train, 'none') == 'no abnormal images'
 
 
+@pytest.mark.fast
 def test_label_noise_comes_on_top_of_the_others_only():
   added = call(make(300), 'blend', 0.2)
   noisy = noise.flip(added, kind='symmetric', rate=1, seed=0)
@@ -303,6 +316,7 @@ def test_label_noise_comes_on_top_of_the_others_only():
   assert noisy.images is added.images
 
 
+@pytest.mark.fast
 def test_an_abnormal_image_of_a_flipped_label_is_not_flipped():
   noisy = noise.flip(make(), kind='pair', rate=1, seed=0)
   added = call(noisy, 'noise', 0.5)
@@ -314,6 +328,7 @@ def test_an_abnormal_image_of_a_flipped_label_is_not_flipped():
   assert more.truth.abnormal.sum() == 45
 
 
+@pytest.mark.fast
 def test_a_protocol_counts_them():
   assert abnormal.describe(call(make(), 'noise'), 'noise') == (
     '15 of 60 training images replaced by uniform noise under the label that'
@@ -323,6 +338,7 @@ def test_a_protocol_counts_them():
     assert abnormal.describe(call(make(), kind), kind).startswith('15 of 60')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -344,12 +360,14 @@ def test_a_wrong_value_is_told_with_its_field(kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_one_class_does_not_blend():
   train = source.Source(make().images, [1] * 60, tuple('abc'))
   with pytest.raises(ConfigError, match="kind='blend': fewer than two classes"):
     call(train, 'blend')
 
 
+@pytest.mark.fast
 def test_truth_must_fit_its_source():
   train = make(3)
   no, yes = np.zeros(3, bool), np.ones(3, bool)

@@ -71,6 +71,7 @@ def test_eight_devices_equal_one_without_any_communication(images, key, kind):
     assert word not in text
 
 
+@pytest.mark.fast
 def test_a_crop_is_a_window_of_the_bordered_image(images, key):
   crop = 2
   cropped = np.asarray(jitted(images, key, crop=crop))
@@ -227,6 +228,7 @@ def test_it_maps_over_batches(images, key):
     np.testing.assert_allclose(jitted(batch, key, **COLOURS), result, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_another_key_gives_other_images(images, key):
   one = jitted(images, key, **EVERYTHING)
   np.testing.assert_array_equal(jitted(images, key, **EVERYTHING), one)
@@ -234,6 +236,7 @@ def test_another_key_gives_other_images(images, key):
   assert np.abs(one - other).max(axis=(1, 2, 3)).min() > 0.01
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('size', 'rows', 'columns'),
   [
@@ -248,6 +251,7 @@ def test_the_middle_is_what_is_evaluated(images, size, rows, columns):
   np.testing.assert_array_equal(middle, images[:, rows, columns])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -270,6 +274,7 @@ def test_settings_out_of_range_are_told(images, key, kw, message):
     lib.augment(images, key, **kw)
 
 
+@pytest.mark.fast
 def test_what_is_no_batch_of_float_images_is_told(images, key):
   with pytest.raises(ValueError, match=r'shape \(7, 9, 3\)'):
     lib.augment(images[0], key, flip=True)

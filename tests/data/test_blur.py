@@ -24,6 +24,7 @@ def blurred(image, sigma, radius):
   return np.einsum('hwcij,ij->hwc', windows, weights)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('shape', 'size'),
   [
@@ -53,6 +54,7 @@ def test_a_constant_image_stays():
   np.testing.assert_allclose(blur(image, 1.5), image, rtol=1e-6)
 
 
+@pytest.mark.fast
 def test_an_impulse_becomes_the_kernel():
   image = np.zeros((64, 61, 3), np.float32)
   image[30, 20, 1] = 1
@@ -63,6 +65,7 @@ def test_an_impulse_becomes_the_kernel():
   np.testing.assert_allclose(actual.sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(('size', 'radius'), [(2, 1), (3, 2), (9, 8), (30, 11)])
 def test_rows_of_the_matrix_are_the_mirrored_kernel(size, radius):
   mirrored = np.pad(np.arange(size), radius, mode='reflect')

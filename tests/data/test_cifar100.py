@@ -1,5 +1,7 @@
 import collections
 
+import pytest
+
 from rrl_jax.data import cifar100
 
 # The published coarse label of each fine label, fine labels in their order.
@@ -12,12 +14,14 @@ COARSE = (
 )  # fmt: skip
 
 
+@pytest.mark.fast
 def test_twenty_superclasses_hold_five_of_a_hundred_classes_each():
   sizes = [len(names) for names in cifar100.SUPERCLASSES.values()]
   assert sizes == [5] * 20
   assert len(set(cifar100.FINE)) == 100
 
 
+@pytest.mark.fast
 def test_superclasses_are_those_of_the_published_labels():
   expected = collections.defaultdict(list)
   for fine, coarse in zip(cifar100.FINE, COARSE, strict=True):
@@ -27,6 +31,7 @@ def test_superclasses_are_those_of_the_published_labels():
   assert list(cifar100.SUPERCLASSES) == sorted(cifar100.SUPERCLASSES)
 
 
+@pytest.mark.fast
 def test_some_labels_are_the_known_ones():
   for label, name in (
     (0, 'apple'), (1, 'aquarium_fish'), (41, 'lawn_mower'), (99, 'worm')

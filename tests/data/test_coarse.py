@@ -29,6 +29,7 @@ def coarsened(whole, text, *, classes='', by='class'):
   return coarse.apply(selected, text, whole=whole, concepts=by)
 
 
+@pytest.mark.fast
 def test_labels_become_coarse_and_the_fine_ones_stay():
   whole = splits_of('abcdef')
   for split in coarsened(whole, 'x=e,1 y=0,2,3 f'):
@@ -42,11 +43,13 @@ def test_labels_become_coarse_and_the_fine_ones_stay():
     np.testing.assert_array_equal(split.concepts, split.labels)
 
 
+@pytest.mark.fast
 def test_without_a_map_nothing_changes():
   whole = splits_of('abc')
   assert coarsened(whole, '')[0].fine_labels is None
 
 
+@pytest.mark.fast
 def test_selected_classes_keep_the_numbers_of_the_set_and_their_alignment():
   whole = splits_of('abcdef')
   train, _ = coarsened(whole, 'x=0-2 y=3 z=4,5', classes='1,2,4', by='fine')
@@ -61,6 +64,7 @@ def test_selected_classes_keep_the_numbers_of_the_set_and_their_alignment():
   assert some.fine_names == train.fine_names
 
 
+@pytest.mark.fast
 def test_concepts_by_hand_are_of_fine_classes():
   train, _ = coarsened(splits_of('abcd'), 'x=0,1 y=2,3', by='p=0,2 q=1,3')
   assert train.class_names == ('x', 'y')
@@ -68,11 +72,13 @@ def test_concepts_by_hand_are_of_fine_classes():
   np.testing.assert_array_equal(train.concepts, train.fine_labels % 2)
 
 
+@pytest.mark.fast
 def test_a_coarse_class_may_have_one_fine_class():
   train, _ = coarsened(splits_of('abc'), 'x=0 y=1,2')
   np.testing.assert_array_equal(np.bincount(train.labels), [6, 12])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('names', [CIFAR10, tuple('0123456789')])
 def test_the_map_of_cifar10_fits_names_and_numbers(names):
   train, _ = coarsened(splits_of(names), 'cifar10')
@@ -81,6 +87,7 @@ def test_the_map_of_cifar10_fits_names_and_numbers(names):
   np.testing.assert_array_equal(train.labels, vehicles)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   'names', [cifar100.FINE, tuple(str(k) for k in range(100))]
 )
@@ -92,12 +99,14 @@ def test_the_map_of_cifar100_fits_names_and_numbers(names):
     assert cifar100.FINE[fine] in members
 
 
+@pytest.mark.fast
 def test_each_map_has_every_class_once():
   for name, groups in coarse.MAPS.items():
     members = [c for group in groups.values() for c in group]
     assert len(members) == len(set(members)) == (100 if '100' in name else 10)
 
 
+@pytest.mark.fast
 def test_a_map_fits_a_set_of_some_of_its_classes():
   train, _ = coarsened(splits_of(('ship', 'cat', 'dog')), 'cifar10')
   np.testing.assert_array_equal(np.bincount(train.labels), [12, 6])
@@ -117,6 +126,7 @@ def test_digits_bring_below_five_and_the_rest():
   np.testing.assert_array_equal(grouped.concepts, train.labels)
 
 
+@pytest.mark.fast
 def test_a_hierarchy_in_the_set_comes_before_a_known_map():
   whole = splits_of(tuple('0123'), hierarchy=([0, 1, 1, 0], ('p', 'q')))
   train, _ = coarsened(coarse.of_source(whole, 'digits', {}), 'source')
@@ -124,6 +134,7 @@ def test_a_hierarchy_in_the_set_comes_before_a_known_map():
   np.testing.assert_array_equal(train.labels[:4], [0, 1, 1, 0])
 
 
+@pytest.mark.fast
 def test_sets_of_tensorflow_datasets_are_known_by_name():
   whole = splits_of(CIFAR10)
   for name in ('cifar10', 'cifar10:3.0.2', 'cifar10_corrupted/fog_3:1.0.0'):
@@ -133,6 +144,7 @@ def test_sets_of_tensorflow_datasets_are_known_by_name():
   assert coarse.of_source(whole, 'npz', {'path': 'cifar10'}) is whole
 
 
+@pytest.mark.fast
 def test_imbalance_of_fine_classes_thins_training_only():
   kw = {'coarse': 'source', 'concepts': 'fine'}
   plain = data.load('digits', **kw)
@@ -145,6 +157,7 @@ def test_imbalance_of_fine_classes_thins_training_only():
   np.testing.assert_array_equal(test.fine_labels, plain.test.fine_labels)
 
 
+@pytest.mark.fast
 def test_noise_flips_coarse_labels_and_fine_ones_stay_true():
   damage = {'kind': 'symmetric', 'rate': 0.25, 'seed': 3}
   train, _ = data.load('digits', coarse='source', concepts='fine', noise=damage)
@@ -155,6 +168,7 @@ def test_noise_flips_coarse_labels_and_fine_ones_stay_true():
   np.testing.assert_array_equal(train.concepts, train.fine_labels)
 
 
+@pytest.mark.fast
 def test_the_truth_of_a_noisy_set_is_merged_too():
   """A flip inside a coarse class is none; fine labels are the true ones."""
   whole = splits_of('abcd', 200)
@@ -169,6 +183,7 @@ def test_the_truth_of_a_noisy_set_is_merged_too():
   assert abs(train.truth.flipped.mean() - 0.4) < 0.05
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'by', 'message'),
   [
@@ -187,6 +202,7 @@ def test_an_unusable_map_is_told_in_one_line(text, by, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_a_hierarchy_with_a_class_in_two_places_is_no_map():
   whole = splits_of('abcd')
   torn = source.Source(
@@ -200,6 +216,7 @@ def test_a_hierarchy_with_a_class_in_two_places_is_no_map():
     coarsened(source.Splits(torn, torn), 'source')
 
 
+@pytest.mark.fast
 def test_an_image_of_another_source_gets_a_fine_label_of_its_class():
   train, _ = data.load(
     'digits',

@@ -4,6 +4,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rrl_jax.data import _color as lib
 
@@ -58,6 +59,7 @@ def close(actual, expected):
   )
 
 
+@pytest.mark.fast
 def test_each_operation_is_the_one_of_torchvision(rng):
   for channels, operations in ((3, range(4)), (1, range(2))):
     images, amounts = drawn(rng, 4, channels)

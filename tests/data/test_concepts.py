@@ -35,6 +35,7 @@ def coarse(splits):
   )
 
 
+@pytest.mark.fast
 def test_all_classes_and_one_concept_a_class_by_default(splits):
   train, test = concepts.select(splits)
   assert train.images is splits.train.images
@@ -42,6 +43,7 @@ def test_all_classes_and_one_concept_a_class_by_default(splits):
   np.testing.assert_array_equal(train.concepts, train.labels)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'kept'),
   [
@@ -66,6 +68,7 @@ def test_kept_classes_are_renumbered_in_their_order(splits, text, kept):
     assert split.concept_names == split.class_names
 
 
+@pytest.mark.fast
 def test_groups_by_hand_use_the_numbers_of_the_set(splits):
   train, test = concepts.select(
     splits, classes='1-4', concepts='clothes=0,1 Bag,5-6 shoes=2'
@@ -77,11 +80,13 @@ def test_groups_by_hand_use_the_numbers_of_the_set(splits):
   np.testing.assert_array_equal(train.concept_counts, [100, 200, 100])
 
 
+@pytest.mark.fast
 def test_groups_without_a_kept_class_are_left_out(splits):
   train, _ = concepts.select(splits, classes='0', concepts='a=0 b=1-4')
   assert train.concept_names == ('a',)
 
 
+@pytest.mark.fast
 def test_the_hierarchy_of_a_set_is_kept_on_demand(coarse):
   train, _ = concepts.select(coarse, concepts='coarse')
   np.testing.assert_array_equal(train.concept_counts, [200, 100, 200])
@@ -91,6 +96,7 @@ def test_the_hierarchy_of_a_set_is_kept_on_demand(coarse):
   np.testing.assert_array_equal(test.concepts, test.labels)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -116,12 +122,14 @@ def test_an_unusable_text_is_named_in_one_line(splits, kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_a_selection_without_an_example_is_told(splits):
   test = splits.test.take(np.flatnonzero(splits.test.labels != 2))
   with pytest.raises(DataError, match='no example in the test split'):
     concepts.select(splits._replace(test=test), classes='2')
 
 
+@pytest.mark.fast
 def test_names_that_are_numbers_are_not_taken_for_positions():
   images = np.zeros((6, 1, 1, 1), np.uint8)
   splits = source.make_splits(
@@ -135,6 +143,7 @@ def test_names_that_are_numbers_are_not_taken_for_positions():
     concepts.select(splits, classes='0')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'counts'),
   [
@@ -151,12 +160,14 @@ def test_thinning_leaves_the_asked_share_of_each_concept(splits, text, counts):
   np.testing.assert_array_equal(thinned.labels, thinned.images[:, 0, 0, 0])
 
 
+@pytest.mark.fast
 def test_exponential_ratio_is_of_counts_not_of_shares(coarse):
   train, _ = concepts.select(coarse, concepts='coarse')  # 200, 100, 200
   thinned = concepts.thin(train, 'exp:100', seed=0)
   np.testing.assert_array_equal(thinned.concept_counts, [200, 20, 2])
 
 
+@pytest.mark.fast
 def test_thinning_depends_on_its_seed_alone_and_is_nested():
   train = mock.load(num_examples=1000, num_classes=2).train
   train = source.Source(
@@ -172,6 +183,7 @@ def test_thinning_depends_on_its_seed_alone_and_is_nested():
   assert kept('0.1,0.2', 0) < kept('0.5,0.5', 0)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
@@ -191,6 +203,7 @@ def test_an_unusable_imbalance_is_named(splits, text, message):
   assert repr(text) in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('ratio', [1, 10, 100])
 def test_an_exponential_tail_over_classes(ratio):
   splits = mock.load(num_examples=5000, num_classes=10, image_shape=(1, 1, 1))
@@ -209,6 +222,7 @@ def noisy(splits):
   )
 
 
+@pytest.mark.fast
 def test_groups_go_with_true_classes_and_classes_with_given_ones(noisy):
   train, test = concepts.select(noisy, concepts='a=0,1 b=2-4')
   was = train.images[:, 0, 0, 0]  # The pixels say which class it was.
@@ -220,6 +234,7 @@ def test_groups_go_with_true_classes_and_classes_with_given_ones(noisy):
   np.testing.assert_array_equal(train.labels, noisy.train.labels)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('grouping', ['class', 'a=1,4 b=3'])
 def test_an_image_whose_true_class_is_gone_is_of_no_class(noisy, grouping):
   train, _ = concepts.select(noisy, classes='1,3,4', concepts=grouping)

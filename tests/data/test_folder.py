@@ -32,6 +32,7 @@ def load(folder, **kw):
   return data.load('folder', path=str(folder), **kw)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('in_memory', [None, True, False])
 def test_folders_are_classes_and_splits(split_folders, in_memory):
   train, test = load(split_folders, in_memory=in_memory)
@@ -47,12 +48,14 @@ def test_folders_are_classes_and_splits(split_folders, in_memory):
     )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['val', 'validation'])
 def test_the_test_split_has_other_usual_names(split_folders, name):
   (split_folders / 'test').rename(split_folders / name)
   assert len(load(split_folders).test) == 4
 
 
+@pytest.mark.fast
 def test_without_splits_a_fifth_is_held_out(tmp_path):
   for name in ('b', 'a'):
     for i in range(10):
@@ -69,6 +72,7 @@ def test_without_splits_a_fifth_is_held_out(tmp_path):
     )
 
 
+@pytest.mark.fast
 def test_lazy_images_survive_selection(split_folders):
   train, _ = load(split_folders, in_memory=False, classes='dog')
   np.testing.assert_array_equal(
@@ -76,6 +80,7 @@ def test_lazy_images_survive_selection(split_folders):
   )
 
 
+@pytest.mark.fast
 def test_what_is_no_image_by_name_is_passed_over(split_folders):
   cats = split_folders / 'train' / 'cat'
   (cats / 'Thumbs.db').write_bytes(b'x')
@@ -84,6 +89,7 @@ def test_what_is_no_image_by_name_is_passed_over(split_folders):
   assert len(load(split_folders).train) == 10
 
 
+@pytest.mark.fast
 def test_gray_stays_gray_unless_mixed_with_colour(tmp_path):
   for i in range(6):
     save(tmp_path / 'a' / f'{i}.png', colours(7, (5, 5)))
@@ -93,6 +99,7 @@ def test_gray_stays_gray_unless_mixed_with_colour(tmp_path):
   assert load(tmp_path).train.image_shape == (5, 5, 3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('suffix', ['png', 'jpg'])
 def test_resizing_keeps_the_middle_square(tmp_path, suffix):
   # Black, white in the middle third, whatever the size: after the cut of a
@@ -111,6 +118,7 @@ def test_resizing_keeps_the_middle_square(tmp_path, suffix):
   assert train.images[:, 2:-2, 2:-2].min() > 200
 
 
+@pytest.mark.fast
 def test_resizing_agrees_with_the_mean_of_blocks(tmp_path, rng):
   array = rng.integers(0, 256, (64, 64), np.uint8)
   smooth = np.repeat(np.repeat(array[:8, :8], 8, axis=0), 8, axis=1)
@@ -123,6 +131,7 @@ def test_resizing_agrees_with_the_mean_of_blocks(tmp_path, rng):
   assert correlation > 0.95
 
 
+@pytest.mark.fast
 def test_images_that_vary_in_size_need_a_size(split_folders):
   save(split_folders / 'train' / 'dog' / '9.png', colours(0, (8, 8, 3)))
   with pytest.raises(ConfigError, match=r'6x4, .*dog/9.png 8x8; give the size'):
@@ -130,6 +139,7 @@ def test_images_that_vary_in_size_need_a_size(split_folders):
   assert load(split_folders, image_size=4).train.image_shape == (4, 4, 3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('break_it', 'cause'),
   [
@@ -161,6 +171,7 @@ def cut(file):
   file.write_bytes(file.read_bytes()[:80])
 
 
+@pytest.mark.fast
 def test_empty_folders_are_named(tmp_path):
   with pytest.raises(DataError, match='has no folder, so no class'):
     load(tmp_path)
@@ -171,6 +182,7 @@ def test_empty_folders_are_named(tmp_path):
     load(tmp_path)
 
 
+@pytest.mark.fast
 def test_a_negative_size_is_told(split_folders):
   with pytest.raises(ConfigError, match='image_size=-1'):
     load(split_folders, image_size=-1)
@@ -193,6 +205,7 @@ TABLE = {
 }  # fmt: skip
 
 
+@pytest.mark.fast
 def test_a_table_says_classes_splits_and_attributes(table):
   by_place = {**TABLE, 'attribute_key': 'place'}
   train, test = load(table, **by_place, groups={'kind': 'attribute'})
@@ -210,6 +223,7 @@ def test_a_table_says_classes_splits_and_attributes(table):
   assert validation.groups is None  # Unless data.groups asks for them.
 
 
+@pytest.mark.fast
 def test_values_of_a_table_may_be_any_text_and_negative_numbers(table):
   text = (table / 'metadata.csv').read_text().splitlines()
   rows = [line.split(',') for line in text[1:]]
@@ -224,6 +238,7 @@ def test_values_of_a_table_may_be_any_text_and_negative_numbers(table):
   np.testing.assert_array_equal(test.labels, [0, 1, 0, 1])
 
 
+@pytest.mark.fast
 def test_folders_below_a_class_are_attributes(tmp_path):
   for split, count in (('train', 3), ('test', 2)):
     for place, name in enumerate(('forest', 'lake')):
@@ -246,6 +261,7 @@ def test_folders_below_a_class_are_attributes(tmp_path):
     load(tmp_path, attribute_key='folder')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'error', 'message'),
   [
@@ -265,6 +281,7 @@ def test_a_table_that_does_not_fit_is_told_in_one_line(
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('line', 'message'),
   [
@@ -289,6 +306,7 @@ NAMED = {
 }
 
 
+@pytest.mark.fast
 def test_numbers_of_a_table_may_have_names(table):
   train, test = load(table, **NAMED, groups={'kind': 'attribute'})
   assert train.class_names == ('land', 'water')
@@ -301,6 +319,7 @@ def test_numbers_of_a_table_may_have_names(table):
   assert train.group_counts[2] == 0  # A name that no line has.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'error', 'message'),
   [

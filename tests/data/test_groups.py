@@ -49,6 +49,7 @@ def own_attributes(split, num=NUM):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', PLANTED)
 @pytest.mark.parametrize('strength', [1.0, 0.9, 0.6])
 def test_exactly_the_asked_share_of_each_class_has_its_attribute(
@@ -66,12 +67,14 @@ def test_exactly_the_asked_share_of_each_class_has_its_attribute(
     assert others.max() - others.min() <= 1
 
 
+@pytest.mark.fast
 def test_of_strength_zero_no_image_has_the_attribute_of_its_class():
   full = groups.apply(splits_of(), kind='patch', strength=1.0, seed=3).train
   none = groups.apply(splits_of(), kind='patch', strength=0.0, seed=3).train
   assert (attributes_of(none) != attributes_of(full)).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', PLANTED)
 def test_the_test_split_is_balanced_and_the_same_for_any_seed(kind):
   first, other = (
@@ -87,6 +90,7 @@ def test_the_test_split_is_balanced_and_the_same_for_any_seed(kind):
   np.testing.assert_array_equal(first.images, other.images)
 
 
+@pytest.mark.fast
 def test_a_strength_of_the_test_split_holds_for_the_same_attributes():
   made = groups.apply(
     splits_of(), kind='patch', strength=0.9, test_strength=0.7, seed=3
@@ -98,6 +102,7 @@ def test_a_strength_of_the_test_split_holds_for_the_same_attributes():
   )
 
 
+@pytest.mark.fast
 def test_the_same_seed_gives_the_same_groups_and_another_one_others():
   first, again, other = (
     groups.apply(splits_of(), kind='colour', seed=k).train for k in (0, 0, 1)
@@ -107,6 +112,7 @@ def test_the_same_seed_gives_the_same_groups_and_another_one_others():
   assert (first.groups != other.groups).any()
 
 
+@pytest.mark.fast
 def test_a_smaller_strength_takes_the_attribute_from_more_images():
   weak, strong = (
     groups.apply(splits_of(), kind='patch', strength=s, seed=0).train
@@ -117,6 +123,7 @@ def test_a_smaller_strength_takes_the_attribute_from_more_images():
   assert (agrees[0] <= agrees[1]).all()
 
 
+@pytest.mark.fast
 def test_a_group_is_a_pair_of_class_and_attribute_and_may_be_empty():
   made = groups.apply(
     splits_of(), kind='patch', strength=1.0, num_attributes=2, seed=0
@@ -131,6 +138,7 @@ def test_a_group_is_a_pair_of_class_and_attribute_and_may_be_empty():
   assert some.group_names == made.group_names
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('kind', PLANTED)
@@ -159,6 +167,7 @@ def test_images_keep_dtype_and_range_and_lazy_ones_stay_lazy(
   np.testing.assert_array_equal(lazily.images[rows], made.images[rows])
 
 
+@pytest.mark.fast
 def test_the_place_of_a_patch_tells_the_attribute():
   plain = splits_of().train
   made = groups.apply(splits_of(), kind='patch', seed=0).train
@@ -173,6 +182,7 @@ def test_the_place_of_a_patch_tells_the_attribute():
     np.testing.assert_array_equal(changed, before)
 
 
+@pytest.mark.fast
 def test_a_tint_scales_the_channels_and_nothing_else():
   plain = splits_of().train
   made = groups.apply(splits_of(), kind='colour', seed=0).train
@@ -181,6 +191,7 @@ def test_a_tint_scales_the_channels_and_nothing_else():
   assert np.abs(made.images - want).max() <= 0.5
 
 
+@pytest.mark.fast
 def test_a_background_replaces_dark_pixels_by_the_level():
   plain = splits_of(dtype=np.float32).train
   made = groups.apply(
@@ -192,6 +203,7 @@ def test_a_background_replaces_dark_pixels_by_the_level():
   np.testing.assert_allclose(made.images, want, atol=1e-7)
 
 
+@pytest.mark.fast
 def test_attributes_of_the_source_are_crossed_with_the_class():
   """What a source brings are its attributes, as its groups."""
 
@@ -214,6 +226,7 @@ def test_attributes_of_the_source_are_crossed_with_the_class():
   assert groups.apply(chosen, kind='none').train.groups is None
 
 
+@pytest.mark.fast
 def test_fine_classes_can_be_the_groups():
   kw = {'coarse': 'source', 'groups': {'kind': 'fine'}}
   train, test = data.load('digits', **kw, concepts='group', imbalance='mnist_u')
@@ -224,6 +237,7 @@ def test_fine_classes_can_be_the_groups():
   assert train.group_counts[8] == round(0.05 * plain.concept_counts[8])
 
 
+@pytest.mark.fast
 def test_the_strength_is_that_of_the_thinned_set():
   train, _ = data.load(
     'digits',
@@ -237,6 +251,7 @@ def test_the_strength_is_that_of_the_thinned_set():
     assert counts.max() == round(0.9 * counts.sum())
 
 
+@pytest.mark.fast
 def test_noise_moves_no_example_to_another_group():
   kw = {'coarse': 'source', 'groups': {'kind': 'patch', 'strength': 0.9}}
   clean, _ = data.load('digits', **kw)
@@ -247,6 +262,7 @@ def test_noise_moves_no_example_to_another_group():
   np.testing.assert_array_equal(noisy.groups // 2, noisy.truth.labels)
 
 
+@pytest.mark.fast
 def test_noise_before_groups_leaves_the_true_class_in_them():
   splits = splits_of()
   noisy = noise.flip(splits.train, kind='symmetric', rate=0.5, seed=0)
@@ -267,6 +283,7 @@ def test_batches_hold_the_group_only_where_there_are_groups():
   assert batch['group'].dtype == np.int32
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -287,6 +304,7 @@ def test_unusable_groups_are_told_in_one_line(kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -308,6 +326,7 @@ def test_load_tells_what_is_wrong_with_groups(kw, message):
     data.load('mock', **kw)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'counts'),
   [
@@ -331,6 +350,7 @@ def test_fine_classes_are_thinned_within_their_coarse_class(text, counts):
   np.testing.assert_array_equal(thinned.concept_counts, counts)
 
 
+@pytest.mark.fast
 def test_the_named_profile_of_cifar100_is_by_place_in_the_superclass():
   splits = mock.load(num_examples=2000, num_classes=100)
   fine = coarse.apply(
@@ -347,6 +367,7 @@ def test_the_named_profile_of_cifar100_is_by_place_in_the_superclass():
     )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
@@ -361,6 +382,7 @@ def test_an_unusable_profile_is_told_in_one_line(text, message):
     concepts.thin(mock.load().train, text, seed=0)
 
 
+@pytest.mark.fast
 def test_concepts_across_classes_have_no_profile_within_them():
   train, _ = concepts.select(mock.load(), concepts='low=0-4 high=5-9')
   with pytest.raises(ConfigError, match="'low' lies in more than one class"):

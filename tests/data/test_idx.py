@@ -45,6 +45,7 @@ def load(folder, **kw):
   return data.load('idx', path=str(folder), **kw)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('suffix', ['', '.gz'])
 def test_files_are_read_as_written(tmp_path, arrays, suffix):
   write_all(tmp_path, arrays, suffix)
@@ -60,6 +61,7 @@ def test_files_are_read_as_written(tmp_path, arrays, suffix):
   assert train.class_names == ('0', '1', '2')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', ['u1', 'i1', 'i2', 'i4', 'f4', 'f8'])
 @pytest.mark.parametrize('suffix', ['', '.gz'])
 def test_every_type_of_the_format_is_read(tmp_path, dtype, suffix):
@@ -70,6 +72,7 @@ def test_every_type_of_the_format_is_read(tmp_path, dtype, suffix):
   assert result.dtype == array.dtype
 
 
+@pytest.mark.fast
 def test_dots_in_names_are_read_too(tmp_path, arrays):
   write_all(
     tmp_path, {name.replace('-idx', '.idx'): a for name, a in arrays.items()}
@@ -85,6 +88,7 @@ def emnist(folder, arrays, subset, first):
     write(folder / f'emnist-{subset}-{name}.gz', array)
 
 
+@pytest.mark.fast
 def test_emnist_is_transposed_back_and_named_by_its_mapping(tmp_path, arrays):
   emnist(tmp_path, arrays, 'letters', first=1)
   mapping = tmp_path / 'emnist-letters-mapping.txt'
@@ -107,6 +111,7 @@ def test_emnist_is_transposed_back_and_named_by_its_mapping(tmp_path, arrays):
   assert load(tmp_path).train.class_names == ('1', '2', '3')
 
 
+@pytest.mark.fast
 def test_one_of_several_subsets_is_chosen_by_name(tmp_path, arrays):
   emnist(tmp_path, arrays, 'letters', first=1)
   emnist(tmp_path, arrays, 'digits', first=0)
@@ -117,6 +122,7 @@ def test_one_of_several_subsets_is_chosen_by_name(tmp_path, arrays):
       load(tmp_path, subset=subset)
 
 
+@pytest.mark.fast
 def test_class_names_may_be_given(tmp_path, arrays):
   write_all(tmp_path, arrays)
   train, _ = load(tmp_path, class_names=('a', 'b', 'c', 'd'))
@@ -130,6 +136,7 @@ def test_class_names_may_be_given(tmp_path, arrays):
 IMAGES, LABELS = 'train-images-idx3-ubyte', 'train-labels-idx1-ubyte'
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('suffix', ['', '.gz'])
 @pytest.mark.parametrize(
   ('name', 'alter', 'cause'),
@@ -165,6 +172,7 @@ def test_files_that_lie_are_named(tmp_path, arrays, suffix, name, alter, cause):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_damaged_gzip_is_told(tmp_path, arrays):
   write_all(tmp_path, arrays, '.gz')
   file = tmp_path / f'{IMAGES}.gz'
@@ -186,6 +194,7 @@ def test_damaged_gzip_is_told(tmp_path, arrays):
     load(tmp_path)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('suffix', ['', '.gz'])
 def test_an_announced_size_is_not_believed(tmp_path, suffix):
   file = tmp_path / f'a{suffix}'
@@ -199,6 +208,7 @@ def test_an_announced_size_is_not_believed(tmp_path, suffix):
     tracemalloc.stop()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', [IMAGES, LABELS, 't10k-labels-idx1-ubyte'])
 def test_a_missing_file_is_named(tmp_path, arrays, name):
   write_all(tmp_path, arrays)
@@ -207,6 +217,7 @@ def test_a_missing_file_is_named(tmp_path, arrays, name):
     load(tmp_path)
 
 
+@pytest.mark.fast
 def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(DataError, match='nowhere does not exist'):
     load(tmp_path / 'nowhere')
@@ -215,6 +226,7 @@ def test_a_missing_folder_is_named(tmp_path):
     load(tmp_path / 'file')
 
 
+@pytest.mark.fast
 def test_fashion_mnist_is_found_by_path_and_named(tmp_path, arrays):
   write_all(tmp_path, arrays, '.gz')
   train, _ = data.load('fashion_mnist', path=str(tmp_path))
@@ -233,6 +245,7 @@ def test_fashion_mnist_that_is_nowhere_says_how_to_get_it(
   assert f'prepared in {tmp_path};' in str(e.value)
 
 
+@pytest.mark.fast
 def test_fashion_mnist_falls_back_on_a_prepared_set(tmp_path, monkeypatch):
   mock = data.load('mock')
   monkeypatch.setattr(fashion_mnist, '_DEBIAN', str(tmp_path / 'none'))

@@ -10,6 +10,7 @@ from rrl_jax import data
 from rrl_jax.errors import ConfigError
 
 
+@pytest.mark.fast
 def test_digits_are_those_of_scikit_learn():
   train, test = data.load('digits')
   digits = datasets.load_digits()
@@ -31,6 +32,7 @@ def test_digits_are_those_of_scikit_learn():
   np.testing.assert_allclose(test.concept_counts, counts / 5, atol=0.5)
 
 
+@pytest.mark.fast
 def test_the_seed_says_which_digits_are_held_out():
   first, again = (
     data.load('digits', split_seed=1),
@@ -41,6 +43,7 @@ def test_the_seed_says_which_digits_are_held_out():
   assert not np.array_equal(first.test.images, other.test.images)
 
 
+@pytest.mark.fast
 def test_mock_images_have_the_asked_shape_and_can_be_learnt():
   train, test = data.load(
     'mock',
@@ -58,6 +61,7 @@ def test_mock_images_have_the_asked_shape_and_can_be_learnt():
   assert np.mean(distances.argmin(axis=1) == test.labels) > 0.95
 
 
+@pytest.mark.fast
 def test_selection_grouping_and_thinning_apply_in_that_order():
   kw = {'classes': '2-7', 'concepts': 'low=0-4 high=5-9', 'imbalance': '1,0.5'}
   train, test = data.load('digits', **kw)
@@ -74,6 +78,7 @@ def test_selection_grouping_and_thinning_apply_in_that_order():
 SYMMETRIC = {'kind': 'symmetric', 'rate': 0.5}
 
 
+@pytest.mark.fast
 def test_abnormal_images_come_before_label_noise_and_only_in_training():
   kw = {'classes': '2-7', 'concepts': 'low=0-4 high=5-9', 'imbalance': '1,0.5'}
   clean = data.load('digits', **kw)
@@ -96,6 +101,7 @@ def test_abnormal_images_come_before_label_noise_and_only_in_training():
   ]
 
 
+@pytest.mark.fast
 def test_noise_does_not_depend_on_the_seed_of_thinning():
   kw = {'num_examples': 400, 'num_classes': 4, 'noise': SYMMETRIC}
   kw['imbalance'] = '1,1,1,1'  # All stay, whichever the seed.
@@ -105,6 +111,7 @@ def test_noise_does_not_depend_on_the_seed_of_thinning():
   assert (data.load('mock', **kw).train.labels != first.labels).any()
 
 
+@pytest.mark.fast
 def test_no_noise_leaves_no_truth():
   for given in (None, {}, {'kind': 'none', 'rate': 0.4}, {'kind': None}):
     train, test = data.load('mock', noise=given, abnormal={'kind': 'none'})
@@ -112,6 +119,7 @@ def test_no_noise_leaves_no_truth():
     assert test.truth is None
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('in_memory', [True, False])
 def test_images_of_another_source_are_loaded_by_name(tmp_path, in_memory, rng):
   for name in ('a', 'b'):
@@ -136,6 +144,7 @@ def test_images_of_another_source_are_loaded_by_name(tmp_path, in_memory, rng):
   assert (images == images[..., :1]).all()  # Gray ones.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('abnormal', 'message'),
   [
@@ -160,6 +169,7 @@ def test_another_source_that_cannot_be_is_told(abnormal, message):
   assert not str(error.value).startswith('data.abnormal.abnormal')
 
 
+@pytest.mark.fast
 def test_noise_is_checked_before_any_data_are_read():
   fields = {'noise': {'rate': 2}}, {'abnormal': {'kind': 'svhn'}}
   for given in fields:
@@ -170,6 +180,7 @@ def test_noise_is_checked_before_any_data_are_read():
   data.check_noise({'kind': 'pair', 'rate': 0.1}, {'kind': 'none'})
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'message'),
   [
@@ -212,6 +223,7 @@ def test_a_wrong_name_key_or_value_is_told_in_one_line(name, kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_the_known_names_are_the_sources():
   assert data.names() == (
     'digits', 'fashion_mnist', 'folder', 'idx', 'mock', 'npz', 'tfds'

@@ -51,6 +51,7 @@ def fits(counts, probs):
 # How many, and to what.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('rate', [0.0, 0.123, 0.4, 1.0])
 def test_symmetric_flips_the_exact_count_of_each_class_to_the_others(rate):
   labels = np.repeat(np.arange(5), [1, 10, 501, 1500, 3000])
@@ -68,6 +69,7 @@ def test_symmetric_flips_the_exact_count_of_each_class_to_the_others(rate):
   assert not noisy.truth.abnormal.any()
 
 
+@pytest.mark.fast
 def test_inclusive_noise_redraws_the_exact_count_but_spares_some():
   train = balanced(each=10_000)
   noisy = noise.flip(train, kind='symmetric_inclusive', rate=0.5, seed=0)
@@ -81,12 +83,14 @@ def test_inclusive_noise_redraws_the_exact_count_but_spares_some():
     assert fits(drawn, np.full(10, 0.1))
 
 
+@pytest.mark.fast
 def test_pair_flips_to_the_next_class_and_the_last_to_the_first():
   counts = confusion(noise.flip(balanced(), kind='pair', rate=0.45, seed=0))
   expected = 550 * np.eye(10) + 450 * np.roll(np.eye(10), 1, axis=1)
   np.testing.assert_array_equal(counts, expected)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('mapping', 'names', 'arrows'),
   [
@@ -118,6 +122,7 @@ def test_asymmetric_follows_its_map(mapping, names, arrows):
     np.testing.assert_allclose(found[:2], (0.4, expected_rate))
 
 
+@pytest.mark.fast
 def test_superclass_noise_swaps_two_classes_of_each():
   train = balanced(each=50, names=cifar100.FINE)
   parent = {
@@ -149,6 +154,7 @@ def test_superclass_noise_swaps_two_classes_of_each():
   assert len(maps) == 3
 
 
+@pytest.mark.fast
 def test_block_noise_goes_round_alphabetical_blocks():
   noisy = noise.flip(
     balanced(each=10, names=cifar100.FINE), kind='asymmetric', rate=0.3, seed=0,
@@ -161,6 +167,7 @@ def test_block_noise_goes_round_alphabetical_blocks():
   )
 
 
+@pytest.mark.fast
 def test_a_map_on_unequal_classes_flips_its_share_of_them():
   train = make(np.repeat([0, 1, 2], [100, 300, 600]), tuple('abc'))
   kw = {'mapping': 'b>c'}
@@ -171,6 +178,7 @@ def test_a_map_on_unequal_classes_flips_its_share_of_them():
     np.testing.assert_allclose(found.expected, 0.15)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', SIMPLE)
 def test_drawing_each_example_by_itself_flips_that_many_on_average(kind):
   noisy = noise.flip(balanced(2000), kind=kind, rate=0.3, seed=1, exact=False)
@@ -184,6 +192,7 @@ def test_drawing_each_example_by_itself_flips_that_many_on_average(kind):
 # The matrix, and what it says of given labels.
 
 
+@pytest.mark.fast
 def test_matrices_by_hand():
   np.testing.assert_allclose(
     noise.matrix('symmetric', 0.3, 'abcd'), 0.6 * np.eye(4) + 0.1
@@ -198,6 +207,7 @@ def test_matrices_by_hand():
   np.testing.assert_array_equal(noise.matrix('none', 0.3, 'ab'), np.eye(2))
 
 
+@pytest.mark.fast
 def test_joint_and_inverse_noise_matrix_as_worked_out_by_hand():
   # 60 of a, 40 of b, a quarter flipped: 15 a become b, 10 b become a.
   noisy = noise.flip(
@@ -245,6 +255,7 @@ def test_properties_of_any_noise(counts, kind, rate, seed, exact):
 # Rates in words.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kind', 'num_classes', 'expected'),
   [
@@ -264,6 +275,7 @@ def test_rates_nominal_and_expected(kind, num_classes, expected):
     assert f'{found.expected:.4g} of all labels' in found.protocol
 
 
+@pytest.mark.fast
 def test_a_protocol_tells_both_rates():
   assert noise.rates('symmetric_inclusive', 0.8, 10).protocol == (
     'symmetric_inclusive label noise: 0.8 of the labels become any of the 10'
@@ -275,12 +287,14 @@ def test_a_protocol_tells_both_rates():
 # Seeds.
 
 
+@pytest.mark.fast
 def test_flips_are_these_on_every_platform():
   train = make(np.arange(20) % 4, tuple('abcd'))
   noisy = noise.flip(train, kind='symmetric', rate=0.4, seed=7)
   assert ''.join(map(str, noisy.labels)) == '33101123032201130123'
 
 
+@pytest.mark.fast
 def test_flips_depend_on_labels_and_seed_alone(rng):
   labels = rng.integers(0, 4, 200)
   flip = lambda train, seed: (
@@ -296,6 +310,7 @@ def test_flips_depend_on_labels_and_seed_alone(rng):
   assert (flip(make(labels, tuple('abcd')), 6) != plain).any()
 
 
+@pytest.mark.fast
 def test_the_draw_of_an_example_does_not_depend_on_other_labels():
   # So that one label more or less of one class leaves the others' flips alone.
   labels = np.arange(400) % 4
@@ -307,6 +322,7 @@ def test_the_draw_of_an_example_does_not_depend_on_other_labels():
   np.testing.assert_array_equal(np.delete(first, 8), np.delete(second, 8))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('exact', [True, False])
 @pytest.mark.parametrize('kind', SIMPLE)
 def test_a_smaller_rate_flips_a_subset_to_the_same_labels(kind, exact):
@@ -324,12 +340,14 @@ def test_a_smaller_rate_flips_a_subset_to_the_same_labels(kind, exact):
 # What is left as it is.
 
 
+@pytest.mark.fast
 def test_no_noise_returns_the_source_itself():
   train = balanced(2)
   assert noise.flip(train, kind='none', rate=0.4, seed=0) is train
   assert train.truth is None
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', SIMPLE)
 def test_a_rate_of_zero_fills_the_truth_in(kind):
   train = balanced(2)
@@ -339,6 +357,7 @@ def test_a_rate_of_zero_fills_the_truth_in(kind):
   assert not (noisy.truth.flipped | noisy.truth.abnormal).any()
 
 
+@pytest.mark.fast
 def test_abnormal_examples_keep_their_labels_and_do_not_count():
   train = balanced(100)
   abnormal = np.arange(1000) % 3 == 0
@@ -355,6 +374,7 @@ def test_abnormal_examples_keep_their_labels_and_do_not_count():
   assert '0.5 of all labels of images that are not abnormal' in protocol
 
 
+@pytest.mark.fast
 def test_noise_on_noise_remembers_the_first_labels():
   train = balanced(100)
   once = noise.flip(train, kind='pair', rate=0.5, seed=0)
@@ -368,6 +388,7 @@ def test_noise_on_noise_remembers_the_first_labels():
   assert not back.truth.flipped.any()
 
 
+@pytest.mark.fast
 def test_concepts_of_classes_are_given_and_others_true():
   train = balanced(100)
   noisy = noise.flip(train, kind='symmetric', rate=0.5, seed=0)
@@ -433,6 +454,7 @@ def test_instance_noise_follows_the_mass_on_wrong_classes(model, rate, exact):
   np.testing.assert_allclose(wrong, rate, atol=1e-3 if not exact else 1e-9)
 
 
+@pytest.mark.fast
 def test_probabilities_and_logits_flip_alike(model, tmp_path):
   train, probs, path = model
   other = tmp_path / 'probs.npz'
@@ -444,6 +466,7 @@ def test_probabilities_and_logits_flip_alike(model, tmp_path):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('rate', [0.0, 0.5, 1.0])
 def test_a_model_of_any_confidence_gives_finite_noise(tmp_path, rate):
   train = make(np.arange(40) % 4, tuple('abcd'))
@@ -457,6 +480,7 @@ def test_a_model_of_any_confidence_gives_finite_noise(tmp_path, rate):
     assert noisy.truth.flipped.sum() == round(rate * 40)
 
 
+@pytest.mark.fast
 def test_classes_without_mass_are_never_drawn(tmp_path):
   train = make(np.zeros(500, int), tuple('abcd'))
   path = tmp_path / 'model.npz'
@@ -467,6 +491,7 @@ def test_classes_without_mass_are_never_drawn(tmp_path):
   assert fits(counts, np.array([0, 0.4, 0.6, 0]))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('arrays', 'message'),
   [
@@ -497,6 +522,7 @@ def test_a_confusion_that_does_not_fit_is_told(tmp_path, arrays, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_a_confusion_that_is_not_there_is_told(tmp_path):
   with pytest.raises(DataError, match='none.npz does not exist'):
     noise.flip(
@@ -508,6 +534,7 @@ def test_a_confusion_that_is_not_there_is_told(tmp_path):
 # What cannot be.
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -540,6 +567,7 @@ def test_a_wrong_value_is_told_with_its_field(kw, message):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('mapping', 'names', 'message'),
   [
@@ -570,6 +598,7 @@ def test_a_map_that_does_not_fit_is_told(mapping, names, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kind', SIMPLE)
 def test_one_class_has_no_other(kind):
   one = make([0, 0], ('a',))
@@ -582,6 +611,7 @@ def test_one_class_has_no_other(kind):
       call()
 
 
+@pytest.mark.fast
 def test_a_matrix_of_instance_noise_is_refused():
   with pytest.raises(ConfigError, match='differs for each example'):
     noise.matrix('instance', 0.1, 'ab')
@@ -590,6 +620,7 @@ def test_a_matrix_of_instance_noise_is_refused():
 # The file of a run.
 
 
+@pytest.mark.fast
 def test_what_is_saved_is_what_is_loaded(tmp_path):
   noisy = noise.flip(balanced(10), kind='symmetric', rate=0.4, seed=0)
   abnormal = ~noisy.truth.flipped & (np.arange(100) % 3 == 0)
@@ -614,6 +645,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
   assert path.read_bytes() == written
 
 
+@pytest.mark.fast
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
   noisy = noise.flip(balanced(1), kind='pair', rate=0.4, seed=0)
   path = tmp_path / 'noise.npz'
@@ -631,11 +663,13 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
   assert [file.name for file in tmp_path.iterdir()] == ['noise.npz']
 
 
+@pytest.mark.fast
 def test_a_source_without_truth_is_not_saved(tmp_path):
   with pytest.raises(ValueError, match='no truth'):
     noise.save(tmp_path / 'noise.npz', balanced(1))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

@@ -27,6 +27,7 @@ def load(file, **kw):
   return data.load('npz', path=str(file), **kw)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
 def test_both_splits_are_read_as_written(file, arrays, save):
   save(file, **arrays)
@@ -38,6 +39,7 @@ def test_both_splits_are_read_as_written(file, arrays, save):
   assert train.images.dtype == np.uint8
 
 
+@pytest.mark.fast
 def test_without_a_test_split_a_fifth_is_held_out_by_seed(file, arrays):
   np.savez(file, images=arrays['images'], labels=arrays['labels'])
   train, test = load(file, split_seed=3)
@@ -54,6 +56,7 @@ def test_without_a_test_split_a_fifth_is_held_out_by_seed(file, arrays):
   assert not np.array_equal(load(file, split_seed=4).test.images, test.images)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
 def test_floats_and_gray_images_are_taken(file, arrays, dtype):
   images = (arrays['images'][..., 0] / 255).astype(dtype)
@@ -107,6 +110,7 @@ def test_arrays_that_lie_are_named(file, arrays, change, cause):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('key', ['labels', 'test_labels'])
 def test_labels_outside_the_declared_classes_are_named(file, arrays, key):
   np.savez(file, **(arrays | {key: arrays[key] + 2}))
@@ -115,12 +119,14 @@ def test_labels_outside_the_declared_classes_are_named(file, arrays, key):
   assert load(file, num_classes=7).train.num_classes == 7
 
 
+@pytest.mark.fast
 def test_a_strange_number_of_classes_is_told(file, arrays):
   np.savez(file, **arrays)
   with pytest.raises(ConfigError, match='num_classes=-1'):
     load(file, num_classes=-1)
 
 
+@pytest.mark.fast
 def test_what_is_no_archive_is_told(file, arrays):
   with pytest.raises(DataError, match='does not exist'):
     load(file)
@@ -136,6 +142,7 @@ def test_what_is_no_archive_is_told(file, arrays):
     load(file)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
 def test_an_archive_cut_or_altered_anywhere_is_told(file, arrays, save):
   save(file, **arrays)
@@ -152,6 +159,7 @@ def test_an_archive_cut_or_altered_anywhere_is_told(file, arrays, save):
     load(file)
 
 
+@pytest.mark.fast
 def test_an_announced_size_is_not_believed(file, arrays):
   # A header of 2**50 bytes over a member of a few: no memory may be taken.
   member = io.BytesIO()
@@ -167,6 +175,7 @@ def test_an_announced_size_is_not_believed(file, arrays):
     load(file)
 
 
+@pytest.mark.fast
 def test_a_member_that_is_no_array_is_told(file):
   with zipfile.ZipFile(file, 'w') as archive:
     archive.writestr('images.npy', b'nonsense')

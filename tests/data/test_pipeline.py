@@ -29,6 +29,7 @@ def walk(batches, steps):
   return np.concatenate([batches[step] for step in range(steps)])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('batch_size', [1, 8, 100, 150])
 def test_every_epoch_is_another_permutation(train, batch_size):
   batches = pipeline.index_batches(train, batch_size=batch_size, seed=3)
@@ -41,6 +42,7 @@ def test_every_epoch_is_another_permutation(train, batch_size):
   assert not np.array_equal(indices[1], indices[2])
 
 
+@pytest.mark.fast
 def test_epochs_of_one_seed_are_not_those_of_the_next(train):
   orders = [
     tuple(indices)
@@ -52,6 +54,7 @@ def test_epochs_of_one_seed_are_not_those_of_the_next(train):
   assert len(set(orders)) == 16
 
 
+@pytest.mark.fast
 def test_orders_are_as_good_as_random(train):
   # Over many epochs each example stands equally often in each tenth.
   batches = pipeline.index_batches(train, batch_size=10, seed=0)
@@ -62,6 +65,7 @@ def test_orders_are_as_good_as_random(train):
   assert abs(statistic - 891) < 5 * np.sqrt(2 * 891)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('batch_size', [2, 7, 9, 128])
 def test_concept_balanced_batches_are_equal_within_one(train, batch_size):
   batches = pipeline.index_batches(
@@ -79,6 +83,7 @@ def test_concept_balanced_batches_are_equal_within_one(train, batch_size):
   )
 
 
+@pytest.mark.fast
 def test_concept_balanced_uses_up_a_concept_before_repeating(train):
   batches = pipeline.index_batches(
     train, batch_size=30, seed=0, sampling='concept_balanced'
@@ -94,6 +99,7 @@ def test_concept_balanced_uses_up_a_concept_before_repeating(train):
     assert len({tuple(members) for members in rounds}) == len(rounds)
 
 
+@pytest.mark.fast
 def test_concepts_that_share_a_batch_change():
   # More concepts than rows: no concept may be tied to another for good.
   train = mock.load(num_examples=200, num_classes=20).train
@@ -108,6 +114,7 @@ def test_concepts_that_share_a_batch_change():
   assert len(partners) == 20 * 19 / 2
 
 
+@pytest.mark.fast
 def test_an_empty_concept_is_never_drawn():
   train = mock.load(num_examples=40, num_classes=4).train
   train = source.Source(train.images, train.labels % 2, 'abc')
@@ -121,6 +128,7 @@ def test_an_empty_concept_is_never_drawn():
   )
 
 
+@pytest.mark.fast
 def test_class_balanced_batches_hold_as_many_of_each_given_label(train):
   # Classes that lie across the concepts: 0.45, 0.55 of the examples.
   labels = np.arange(100) % 20 >= 9
@@ -146,6 +154,7 @@ def test_class_balanced_batches_hold_as_many_of_each_given_label(train):
   np.testing.assert_allclose(by('concept_balanced')[1], np.mean(of_concept))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('sampling', ['class_balanced', 'concept_balanced'])
 def test_a_batch_smaller_than_the_classes_has_one_of_each_at_most(sampling):
   """And all come round: 7 batches of 3 hold each of 7 classes three times."""
@@ -159,6 +168,7 @@ def test_a_batch_smaller_than_the_classes_has_one_of_each_at_most(sampling):
     np.testing.assert_array_equal(np.bincount(block.ravel()), [3] * 7)
 
 
+@pytest.mark.fast
 def test_uniform_probabilities_are_the_shares(train):
   np.testing.assert_allclose(
     pipeline.sampling_probs(train, 'uniform'), [0.6, 0.3, 0.1]
@@ -195,6 +205,7 @@ def test_any_number_of_processes_reads_the_same_batches(
         np.testing.assert_array_equal(one[key], several[key])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('sampling', pipeline.SAMPLING)
 def test_resuming_at_a_step_gives_the_tail(train, sampling):
   def read(start):
@@ -210,6 +221,7 @@ def test_resuming_at_a_step_gives_the_tail(train, sampling):
   assert read(30) == []
 
 
+@pytest.mark.fast
 def test_a_batch_holds_the_rows_its_index_names(train):
   batches = pipeline.index_batches(train, batch_size=8, seed=0)
   for batch in pipeline.stream(train, batches, start=0, stop=5):
@@ -222,6 +234,7 @@ def test_a_batch_holds_the_rows_its_index_names(train):
     }
 
 
+@pytest.mark.fast
 def test_images_are_left_out_on_demand(train):
   batches = pipeline.index_batches(train, batch_size=8, seed=0)
   stream = pipeline.stream(train, batches, start=2, stop=3, images=False)
@@ -230,6 +243,7 @@ def test_images_are_left_out_on_demand(train):
   np.testing.assert_array_equal(batch['index'], batches[2])
 
 
+@pytest.mark.fast
 def test_a_stream_may_be_left_before_its_end(train):
   batches = pipeline.index_batches(train, batch_size=8, seed=0)
   stream = pipeline.stream(train, batches, start=0, stop=10**9)
@@ -237,6 +251,7 @@ def test_a_stream_may_be_left_before_its_end(train):
   np.testing.assert_array_equal(batches[10**9].shape, (8,))
 
 
+@pytest.mark.fast
 def test_steps_far_away_are_found_at_once(train):
   for sampling in pipeline.SAMPLING:
     batches = pipeline.index_batches(
@@ -246,6 +261,7 @@ def test_steps_far_away_are_found_at_once(train):
     assert set(batches[10**12]) <= set(range(100))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -259,11 +275,13 @@ def test_settings_out_of_range_are_told(train, kw, message):
     pipeline.index_batches(train, **({'batch_size': 4, 'seed': 0} | kw))
 
 
+@pytest.mark.fast
 def test_an_empty_set_is_told(train):
   with pytest.raises(DataError, match='empty'):
     pipeline.index_batches(train.take([]), batch_size=2, seed=0)
 
 
+@pytest.mark.fast
 def test_an_image_that_turns_out_broken_is_named(tmp_path):
   for name in ('a', 'b'):
     for i in range(5):
@@ -289,6 +307,7 @@ def test_an_image_that_turns_out_broken_is_named(tmp_path):
       )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('sampling', pipeline.SAMPLING)
 @pytest.mark.parametrize('grouped', [False, True])
 def test_batches_hold_nothing_of_the_truth(sampling, grouped):
@@ -328,6 +347,7 @@ def test_batches_hold_nothing_of_the_truth(sampling, grouped):
       assert wrong.all()
 
 
+@pytest.mark.fast
 def test_balanced_batches_of_classes_balance_given_labels():
   clean = mock.load(num_examples=100, num_classes=2).train
   noisy = noise.flip(
@@ -341,6 +361,7 @@ def test_balanced_batches_of_classes_balance_given_labels():
   assert np.bincount(noisy.truth.labels[indices])[0] > 25
 
 
+@pytest.mark.fast
 def test_lazy_images_of_no_class_are_streamed():
   clean = mock.load(num_examples=40).train
   images = dataclasses.replace(

@@ -28,6 +28,7 @@ def images(rng):
   return rng.integers(0, 256, (6, 2, 3, 1), np.uint8)
 
 
+@pytest.mark.fast
 def test_properties_tell_what_is_in_it(images):
   made = source.Source(images, [0, 1, 1, 0, 1, 1], 'abc', [1] * 6, ('x', 'y'))
   assert len(made) == 6
@@ -37,6 +38,7 @@ def test_properties_tell_what_is_in_it(images):
   assert made.labels.dtype == made.concepts.dtype == np.int32
 
 
+@pytest.mark.fast
 def test_concepts_are_the_classes_unless_given(images):
   made = make(images)
   np.testing.assert_array_equal(made.concepts, made.labels)
@@ -44,6 +46,7 @@ def test_concepts_are_the_classes_unless_given(images):
   assert not made.has_hierarchy
 
 
+@pytest.mark.fast
 def test_lazy_images_behave_as_an_array_does(images):
   lazy = Lazy(images)
   indices = np.array([4, 4, 0])
@@ -62,6 +65,7 @@ def test_lazy_images_behave_as_an_array_does(images):
     lazy.reads = 0
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   'indices',
   [slice(1, 5, 2), slice(-2, None), np.array([-1, 0]), [], np.array([3], 'u1')],
@@ -74,21 +78,25 @@ def test_lazy_images_are_indexed_as_an_array_is(images, indices):
     np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('indices', [3, [6], [-7], [0.0], [[0]], [True] * 6])
 def test_lazy_images_refuse_what_is_no_index(images, indices):
   with pytest.raises(IndexError, match='integers|out of range'):
     Lazy(images)[indices]
 
 
+@pytest.mark.fast
 def test_taking_nothing_leaves_an_empty_source(images):
   assert len(make(images).take(np.array([], int))) == 0
 
 
+@pytest.mark.fast
 def test_a_mask_is_refused_instead_of_read_as_indices(images):
   with pytest.raises(TypeError, match='mask'):
     make(images).take(np.ones(6, bool))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('change', 'cause'),
   [
@@ -106,6 +114,7 @@ def test_parts_that_do_not_fit_are_refused(images, change, cause):
     source.Source(**parts)
 
 
+@pytest.mark.fast
 def test_settling_reads_what_fits_and_leaves_the_rest(images):
   lazy = Lazy(images)
   np.testing.assert_array_equal(source.settle(lazy, None), images)
@@ -116,6 +125,7 @@ def test_settling_reads_what_fits_and_leaves_the_rest(images):
   assert source.settle(images, False) is images
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('seed', [0, 1])
 def test_a_fifth_of_each_class_is_held_out(rng, seed):
   labels = rng.permutation(np.repeat([0, 1, 2], [100, 50, 2]))
@@ -130,11 +140,13 @@ def test_a_fifth_of_each_class_is_held_out(rng, seed):
   assert not np.array_equal(test, other)
 
 
+@pytest.mark.fast
 def test_too_few_examples_to_hold_out_are_told():
   with pytest.raises(DataError, match='x: no test split'):
     source.holdout(np.arange(5), seed=0, where='x')
 
 
+@pytest.mark.fast
 def test_floats_are_checked_in_every_piece_of_a_long_array():
   images = np.zeros((5000, 1, 1), np.float64)
   assert source.check_images(images, 'x').dtype == np.float32
@@ -143,6 +155,7 @@ def test_floats_are_checked_in_every_piece_of_a_long_array():
     source.check_images(images, 'x')
 
 
+@pytest.mark.fast
 def test_labels_that_occur_in_training_define_the_classes(images):
   made = source.make_splits(
     (images, np.array([3, 10, 7, 3, 10, 7])),
@@ -154,6 +167,7 @@ def test_labels_that_occur_in_training_define_the_classes(images):
   np.testing.assert_array_equal(made.test.labels, [1] * 6)
 
 
+@pytest.mark.fast
 def test_declared_classes_need_no_example(images):
   made = source.make_splits(
     (images, np.array([3] * 6)),
@@ -165,6 +179,7 @@ def test_declared_classes_need_no_example(images):
   np.testing.assert_array_equal(made.train.concept_counts, [0, 0, 0, 6, 0])
 
 
+@pytest.mark.fast
 def test_splits_of_different_images_are_refused(images):
   labels = np.arange(6)
   for test, cause in (
@@ -177,6 +192,7 @@ def test_splits_of_different_images_are_refused(images):
       )
 
 
+@pytest.mark.fast
 def test_taking_examples_takes_their_truth(images):
   truth = source.Truth(
     [0, 1, 2, 0, 2, 1], [False] * 4 + [True, True], [True] + [False] * 5
@@ -189,6 +205,7 @@ def test_taking_examples_takes_their_truth(images):
   assert make(images).take(np.array([0])).truth is None
 
 
+@pytest.mark.fast
 def test_a_source_without_truth_has_right_labels(images):
   made = make(images)
   truth = source.known_truth(made)
@@ -198,6 +215,7 @@ def test_a_source_without_truth_has_right_labels(images):
   assert source.known_truth(with_truth) is truth
 
 
+@pytest.mark.fast
 def test_groups_and_fine_labels_go_where_their_images_go(images):
   made = dataclasses.replace(
     make(images),
@@ -217,6 +235,7 @@ def test_groups_and_fine_labels_go_where_their_images_go(images):
     _ = make(images).group_counts
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('field', 'ids', 'message'),
   [
@@ -231,6 +250,7 @@ def test_groups_and_fine_labels_have_to_fit(images, field, ids, message):
     dataclasses.replace(make(images), **{field: ids, names: ('x', 'y')})
 
 
+@pytest.mark.fast
 def test_attributes_of_a_source_are_numbers_from_zero(images):
   splits = source.Splits(make(images), make(images))
   ids = np.array([0, 1, 0, 1, 0, 1])
@@ -241,6 +261,7 @@ def test_attributes_of_a_source_are_numbers_from_zero(images):
     source.with_attributes(splits, (ids, ids - 1), ('x', 'y'), **say)
 
 
+@pytest.mark.fast
 def test_batches_hold_inferred_groups_before_true_ones(images):
   made = dataclasses.replace(make(images), groups=[0] * 6, group_names='x')
   np.testing.assert_array_equal(made.batch_groups, made.groups)

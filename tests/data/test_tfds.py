@@ -159,11 +159,13 @@ def test_a_prepared_set_is_read(data_dir, name, in_memory):
   )
 
 
+@pytest.mark.fast
 def test_the_folder_may_come_from_the_environment(data_dir, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', data_dir)
   assert len(data.load('tfds', data_set='tiny_fixed').train) == 40
 
 
+@pytest.mark.fast
 def test_the_coarse_labels_are_its_hierarchy(data_dir):
   train, _ = load('tiny_fixed', data_dir, concepts='coarse')
   assert train.concept_names == COARSE
@@ -171,6 +173,7 @@ def test_the_coarse_labels_are_its_hierarchy(data_dir):
   assert load('tiny_fixed', data_dir).train.concept_names == CLASSES
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('in_memory', [None, False])
 def test_truth_values_are_classes_and_attributes(data_dir, in_memory):
   train, test = load(
@@ -192,6 +195,7 @@ def test_truth_values_are_classes_and_attributes(data_dir, in_memory):
     np.testing.assert_array_equal(split.groups % 2, number % 3 == 0)
 
 
+@pytest.mark.fast
 def test_a_named_feature_may_be_the_attribute(data_dir):
   train, _ = load(
     'tiny_fixed',
@@ -206,6 +210,7 @@ def test_a_named_feature_may_be_the_attribute(data_dir):
     load('tiny_fixed', data_dir, attribute_key='x')
 
 
+@pytest.mark.fast
 def test_the_hierarchy_of_a_set_gives_coarse_labels(data_dir):
   train, test = load('tiny_fixed', data_dir, coarse='source', concepts='fine')
   for split in (train, test):
@@ -215,6 +220,7 @@ def test_the_hierarchy_of_a_set_gives_coarse_labels(data_dir):
     np.testing.assert_array_equal(split.fine_labels, pixels(split) % 4)
 
 
+@pytest.mark.fast
 def test_lazy_images_survive_selection_and_thinning(data_dir):
   kw = {'classes': 'bee,dog', 'imbalance': '1,0.5'}
   eager = load('tiny_fixed', data_dir, **kw).train
@@ -237,6 +243,7 @@ def test_threads_read_what_is_in_memory(data_dir):
       np.testing.assert_array_equal(eager[key], lazy[key])
 
 
+@pytest.mark.fast
 def test_images_that_vary_in_size_need_a_size(data_dir):
   with pytest.raises(ConfigError, match='image_size=0: .* vary in size'):
     load('tiny_varying', data_dir)
@@ -245,6 +252,7 @@ def test_images_that_vary_in_size_need_a_size(data_dir):
   np.testing.assert_array_equal(train.labels, pixels(train) % 4)
 
 
+@pytest.mark.fast
 def test_splits_and_features_are_chosen_by_name(data_dir):
   train, test = load(
     'tiny_plain',
@@ -258,6 +266,7 @@ def test_splits_and_features_are_chosen_by_name(data_dir):
   np.testing.assert_array_equal(train.labels, pixels(train) % 4)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'message'),
   [
@@ -286,6 +295,7 @@ def broken(data_dir, tmp_path, name='tiny_fixed'):
   return tmp_path / name / '1.0.0'
 
 
+@pytest.mark.fast
 def test_a_missing_shard_is_told(data_dir, tmp_path):
   (shard,) = broken(data_dir, tmp_path).glob('*-train.array_record*')
   shard.unlink()
@@ -293,6 +303,7 @@ def test_a_missing_shard_is_told(data_dir, tmp_path):
     load('tiny_fixed', str(tmp_path))
 
 
+@pytest.mark.fast
 def test_a_damaged_shard_is_told(data_dir, tmp_path):
   (shard,) = broken(data_dir, tmp_path).glob('*-train.array_record*')
   content = bytearray(shard.read_bytes())
@@ -302,12 +313,14 @@ def test_a_damaged_shard_is_told(data_dir, tmp_path):
     load('tiny_fixed', str(tmp_path))
 
 
+@pytest.mark.fast
 def test_a_damaged_description_is_told(data_dir, tmp_path):
   (broken(data_dir, tmp_path) / 'features.json').write_text('{')
   with pytest.raises(DataError, match='tiny_fixed in .* cannot be read'):
     load('tiny_fixed', str(tmp_path))
 
 
+@pytest.mark.fast
 def test_another_file_format_is_told(data_dir, tmp_path):
   file = broken(data_dir, tmp_path) / 'dataset_info.json'
   info = json.loads(file.read_text())
@@ -317,6 +330,7 @@ def test_another_file_format_is_told(data_dir, tmp_path):
     load('tiny_fixed', str(tmp_path))
 
 
+@pytest.mark.fast
 def test_a_set_that_is_out_of_reach_is_told_at_once(tmp_path, offline):
   start = time.monotonic()
   with pytest.raises(DataError) as error:
@@ -353,6 +367,7 @@ def test_a_resolver_that_hangs_costs_less_than_ten_seconds(
   given_up.set()
 
 
+@pytest.mark.fast
 def test_a_proxy_is_asked_instead_of_the_server(tmp_path, monkeypatch, offline):
   monkeypatch.setenv('https_proxy', 'http://proxy.example:3128')
   with pytest.raises(DataError, match=r'proxy.example cannot be reached'):
@@ -360,18 +375,21 @@ def test_a_proxy_is_asked_instead_of_the_server(tmp_path, monkeypatch, offline):
   assert offline == ['proxy.example']
 
 
+@pytest.mark.fast
 def test_a_set_fetched_by_hand_says_what_to_fetch(tmp_path, offline):
   with pytest.raises(DataError, match=r'by hand into .*ILSVRC2012_img_train'):
     load('imagenet2012', str(tmp_path))
   assert offline == []
 
 
+@pytest.mark.fast
 def test_an_unknown_set_is_a_wrong_setting(tmp_path, offline):
   with pytest.raises(ConfigError, match='close names: .*cifar10'):
     load('cifar_10', str(tmp_path))
   assert offline == []
 
 
+@pytest.mark.fast
 def test_a_set_within_reach_is_prepared(tmp_path, monkeypatch):
   # A builder that has nothing to download, found by name as others are.
   monkeypatch.setattr(tfds, 'builder_cls', lambda name: TinyFixed)
@@ -382,6 +400,7 @@ def test_a_set_within_reach_is_prepared(tmp_path, monkeypatch):
   assert len(load('tiny_fixed', str(tmp_path)).train) == 40
 
 
+@pytest.mark.fast
 def test_a_failed_preparation_is_told_in_one_line(tmp_path, monkeypatch):
   def fail(name, **kw):
     raise OSError('disk\nfull')

@@ -21,6 +21,7 @@ def best_by_enumeration(a, y):
   ) / len(a)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(('clusters', 'classes'), [(4, 4), (3, 5), (6, 3)])
 def test_scores_equal_their_references(rng, clusters, classes):
   for _ in range(5):
@@ -49,6 +50,7 @@ SCORES = [
 ]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('score', SCORES)
 def test_names_of_clusters_do_not_matter(rng, score):
   y = rng.integers(0, 5, size=60)
@@ -58,6 +60,7 @@ def test_names_of_clusters_do_not_matter(rng, score):
   np.testing.assert_allclose(score(names[a], y), score(a, y), rtol=1e-12)
 
 
+@pytest.mark.fast
 def test_surplus_clusters_are_errors_to_accuracy_and_none_to_purity():
   y = np.repeat([0, 1], 10)
   singletons = np.arange(20)
@@ -65,12 +68,14 @@ def test_surplus_clusters_are_errors_to_accuracy_and_none_to_purity():
   assert indicators.purity(singletons, y) == 1
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('score', SCORES)
 def test_one_cluster_of_one_class_agrees(score):
   assert score([1, 1, 1], [0, 0, 0]) == 1
   assert score([1], [0]) == 1
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('score', SCORES)
 def test_bad_input_is_one_clear_line(score):
   with pytest.raises(

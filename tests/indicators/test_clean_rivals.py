@@ -21,6 +21,7 @@ def softmax(v):
   return e / e.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.fast
 def test_calibration_error_is_that_of_a_loop_over_bins(rng):
   p = softmax(2 * rng.normal(size=(200, 4)))
   y = rng.integers(0, 4, size=200)
@@ -37,6 +38,7 @@ def test_calibration_error_is_that_of_a_loop_over_bins(rng):
   np.testing.assert_allclose(indicators.mean_confidence(p), confidence.mean())
 
 
+@pytest.mark.fast
 def test_neural_collapse_follows_its_equations(data, rng):
   z, y = data
   w = rng.normal(size=(5, 3))
@@ -59,6 +61,7 @@ def test_neural_collapse_follows_its_equations(data, rng):
   np.testing.assert_allclose(got, want, rtol=1e-8)
 
 
+@pytest.mark.fast
 def test_neural_collapse_is_zero_on_a_simplex():
   means = np.eye(4) - 1 / 4
   y = np.repeat(np.arange(4), 3)
@@ -75,6 +78,7 @@ def test_neural_collapse_is_zero_on_a_simplex():
     indicators.neural_collapse(means[y], y, weights=np.eye(3))
 
 
+@pytest.mark.fast
 def test_effective_rank_of_equal_and_of_one_direction(rng):
   q, _ = np.linalg.qr(rng.normal(size=(30, 6)))
   np.testing.assert_allclose(indicators.rank_me(q), 6, rtol=1e-5)
@@ -85,6 +89,7 @@ def test_effective_rank_of_equal_and_of_one_direction(rng):
     indicators.rank_me(0 * one)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
 def test_the_exponent_of_a_power_law_is_found(alpha):
   index = np.arange(1, 13)
@@ -98,6 +103,7 @@ def test_the_exponent_of_a_power_law_is_found(alpha):
     indicators.alpha_req(z, first=12)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(('n', 'dim'), [(40, 5), (8, 20)])
 def test_evidence_is_the_density_of_the_labels_and_maximal(rng, n, dim):
   z = rng.normal(size=(n, dim))
@@ -124,6 +130,7 @@ def test_evidence_is_the_density_of_the_labels_and_maximal(rng, n, dim):
   )
 
 
+@pytest.mark.fast
 def test_h_score_follows_its_equation(data):
   z, y = data
   means = np.stack([z[y == c].mean(axis=0) for c in range(3)])[y]
@@ -135,6 +142,7 @@ def test_h_score_follows_its_equation(data):
   np.testing.assert_allclose(indicators.h_score(collapsed, y), 2, rtol=1e-9)
 
 
+@pytest.mark.fast
 def test_leep_follows_its_equation(rng):
   theta = softmax(rng.normal(size=(30, 5)))
   y = rng.integers(0, 3, size=30)
@@ -148,6 +156,7 @@ def test_leep_follows_its_equation(rng):
   np.testing.assert_allclose(indicators.leep(theta, y), total, rtol=1e-9)
 
 
+@pytest.mark.fast
 def test_calinski_harabasz_equals_scikit_learns(data):
   z, y = data
   np.testing.assert_allclose(

@@ -34,6 +34,7 @@ def test_unit_rows_forget_lengths(rng):
   assert indicators.clustering_accuracy(indicators.kmeans(z, 4), y) < 1
 
 
+@pytest.mark.fast
 def test_equal_rows_fall_into_one_cluster():
   assert len(set(indicators.kmeans(np.ones((5, 2)), 3))) == 1
 

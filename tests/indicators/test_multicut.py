@@ -84,6 +84,7 @@ def test_new_starts_on_small_instances_never_end_higher(rng):
   assert lower
 
 
+@pytest.mark.fast
 def test_contraction_equals_a_search_through_all_pairs(rng):
   for n in (2, 7, 25):
     costs = random_costs(rng, n)
@@ -152,6 +153,7 @@ def test_exchanges_never_raise_the_energy(rng, bias):
       assert indicators.graph_energy(edges, weights, sparse) <= before + 1e-9
 
 
+@pytest.mark.fast
 def test_no_single_move_and_no_join_gains_after_exchanges(rng):
   costs = random_costs(rng, 30)
   a = indicators.klj(costs, indicators.gaec(costs))
@@ -166,6 +168,7 @@ def test_no_single_move_and_no_join_gains_after_exchanges(rng):
     assert indicators.multicut_energy(costs, joined) >= energy - 1e-6
 
 
+@pytest.mark.fast
 def test_exchanges_on_a_graph_keep_clusters_connected(rng):
   edges = np.array([(i, i + 1) for i in range(19)])
   weights = rng.normal(size=19)
@@ -178,6 +181,7 @@ def test_exchanges_on_a_graph_keep_clusters_connected(rng):
   np.testing.assert_array_equal(a, indicators.gaec_graph(edges, weights, 20))
 
 
+@pytest.mark.fast
 def test_scaling_the_costs_changes_nothing(rng):
   costs = random_costs(rng, 40)
   a = indicators.gaec(costs)
@@ -187,6 +191,7 @@ def test_scaling_the_costs_changes_nothing(rng):
     np.testing.assert_array_equal(indicators.klj(scale * costs, a), b)
 
 
+@pytest.mark.fast
 def test_energy_of_cosines_is_that_of_the_potts_model(rng):
   z, _ = classes(rng)
   unit = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -206,6 +211,7 @@ def test_energy_of_cosines_is_that_of_the_potts_model(rng):
     )
 
 
+@pytest.mark.fast
 def test_equal_costs_go_to_the_lower_node():
   costs = np.ones((4, 4))
   costs[0, 3] = costs[3, 0] = costs[1, 3] = costs[3, 1] = -5
@@ -218,6 +224,7 @@ def test_equal_costs_go_to_the_lower_node():
   np.testing.assert_array_equal(indicators.gaec(np.zeros((3, 3))), [0, 1, 2])
 
 
+@pytest.mark.fast
 def test_threshold_governs_the_number_of_clusters(rng):
   z, y = classes(rng, noise=0.3)
   count = [
@@ -232,6 +239,7 @@ def test_threshold_governs_the_number_of_clusters(rng):
   np.testing.assert_array_equal(all_pairs, a)
 
 
+@pytest.mark.fast
 def test_float32_features_give_the_same_clusters(rng):
   z, _ = classes(rng)
   for refine in (False, True):
@@ -241,6 +249,7 @@ def test_float32_features_give_the_same_clusters(rng):
     )
 
 
+@pytest.mark.fast
 def test_neighbours_are_those_of_largest_cosine(rng):
   z, _ = classes(rng)
   unit = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -278,6 +287,7 @@ def test_energies_beside_an_independent_solver(rng, n, kind):
     )
 
 
+@pytest.mark.fast
 def test_calibration_finds_the_threshold_of_known_odds(rng):
   # Pairs on a circle: the cosine alone decides by p = sigmoid(w (s - s0)).
   from sklearn import linear_model
@@ -299,6 +309,7 @@ def test_calibration_finds_the_threshold_of_known_odds(rng):
   assert balanced.threshold < found.threshold  # Fewer pairs repel.
 
 
+@pytest.mark.fast
 def test_drawn_pairs_calibrate_like_all_pairs(rng):
   z, y = classes(rng, n=200, noise=1.0)
   all_pairs = indicators.calibrate_threshold(z, y)
@@ -309,6 +320,7 @@ def test_drawn_pairs_calibrate_like_all_pairs(rng):
   assert again == drawn
 
 
+@pytest.mark.fast
 def test_calibration_of_separable_pairs_is_between_them():
   z = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], float)
   found = indicators.calibrate_threshold(z, [0, 0, 1, 1])
@@ -317,6 +329,7 @@ def test_calibration_of_separable_pairs_is_between_them():
   assert np.isfinite(found.slope)
 
 
+@pytest.mark.fast
 def test_bad_input_is_one_clear_line(rng):
   z, y = classes(rng)
   bad = z.copy()

@@ -54,6 +54,7 @@ def test_separated_classes_have_the_best_values(rng):
   assert all(isinstance(v, float) and np.isfinite(v) for v in got.values())
 
 
+@pytest.mark.fast
 def test_the_same_call_gives_the_same_numbers_and_rows_may_be_drawn(rng):
   z, y = draw(rng)
   call = lambda: indicators.robustness_indicators(
@@ -67,6 +68,7 @@ def test_the_same_call_gives_the_same_numbers_and_rows_may_be_drawn(rng):
   assert 'nc3' not in got
 
 
+@pytest.mark.fast
 def test_a_ratio_is_of_two_accuracies_of_the_same_rows(rng):
   z, y = draw(rng, n=120)
   rows = np.sort(np.random.default_rng(0).choice(np.arange(120), 12, False))
@@ -96,6 +98,7 @@ def test_a_ratio_is_of_two_accuracies_of_the_same_rows(rng):
   assert 'kmeans_accuracy_ratio' in got
 
 
+@pytest.mark.fast
 def test_features_that_tell_nothing_still_give_finite_numbers():
   z, y = np.ones((12, 4)), np.arange(12) % 2
   got = indicators.robustness_indicators(z, y, 1 - y, sweep=(0.5,))
@@ -107,6 +110,7 @@ def test_features_that_tell_nothing_still_give_finite_numbers():
   assert all(np.isfinite(list(got.values())))
 
 
+@pytest.mark.fast
 def test_bad_input_is_one_clear_line(rng):
   z, y = draw(rng)
   call = indicators.robustness_indicators

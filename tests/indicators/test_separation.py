@@ -15,6 +15,7 @@ def data(rng):
   return z, 3 * y + 1  # Names of classes with gaps.
 
 
+@pytest.mark.fast
 def test_silhouette_is_that_of_all_pairs(data):
   z, y = data
   np.testing.assert_allclose(
@@ -31,6 +32,7 @@ def test_silhouette_is_that_of_all_pairs(data):
   assert indicators.silhouette(np.ones((4, 2)), [0, 0, 1, 1]) == 0
 
 
+@pytest.mark.fast
 def test_distances_of_classes_are_those_of_all_pairs(data):
   z, y = data
   unit = z / np.linalg.norm(z, axis=1, keepdims=True)
@@ -51,6 +53,7 @@ def test_distances_of_classes_are_those_of_all_pairs(data):
   )
 
 
+@pytest.mark.fast
 def test_overlap_is_0_if_separable_and_1_if_all_is_one_point():
   z = np.repeat(np.eye(3), 5, axis=0)
   y = np.repeat([0, 1, 2], 5)
@@ -75,6 +78,7 @@ def test_neighbours_vote_like_a_classifier_without_the_row(data):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   'score',
   [

@@ -13,6 +13,7 @@ def softmax(v):
   return e / e.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('score', ['entropy', 'confidence'])
 def test_thresholded_confidence_gives_back_the_source_accuracy(rng, score):
   p = softmax(2 * rng.normal(size=(300, 4)))
@@ -33,6 +34,7 @@ def test_thresholded_confidence_gives_back_the_source_accuracy(rng, score):
   )
 
 
+@pytest.mark.fast
 def test_difference_of_confidences_moves_the_accuracy(rng):
   p = softmax(rng.normal(size=(100, 3)))
   q = softmax(0.5 * rng.normal(size=(80, 3)))
@@ -42,6 +44,7 @@ def test_difference_of_confidences_moves_the_accuracy(rng):
   np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+@pytest.mark.fast
 def test_nuclear_norm_is_1_for_sure_and_diverse_and_less_otherwise(rng):
   diverse = np.eye(4)[np.arange(40) % 4]
   np.testing.assert_allclose(indicators.nuclear_norm(diverse), 1, rtol=1e-12)
@@ -51,6 +54,7 @@ def test_nuclear_norm_is_1_for_sure_and_diverse_and_less_otherwise(rng):
   np.testing.assert_allclose(indicators.nuclear_norm(uniform), 0.25)
 
 
+@pytest.mark.fast
 def test_matrix_norm_follows_its_equation(rng):
   v = rng.normal(size=(20, 3))
   total = 0.0
@@ -70,6 +74,7 @@ def test_matrix_norm_follows_its_equation(rng):
   np.testing.assert_allclose(indicators.mano(np.ones((5, 4))), 0.25)
 
 
+@pytest.mark.fast
 def test_dispersion_follows_its_equation(rng):
   z = rng.normal(size=(40, 5))
   predictions = np.array([0, 2, 7])[rng.integers(0, 3, size=40)]
@@ -88,6 +93,7 @@ def test_dispersion_follows_its_equation(rng):
     indicators.dispersion(np.ones((4, 2)), [0, 0, 1, 1])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('rows', [60, 4])
 def test_frechet_distance_follows_its_equation(rng, rows):
   x = rng.normal(size=(50, 6))
@@ -112,6 +118,7 @@ def spoiled(rng, y, shares):
   return np.where(wrong, (y + 1) % 3, y)
 
 
+@pytest.mark.fast
 def test_without_a_shift_the_line_gives_back_the_accuracies(rng):
   y = rng.integers(0, 3, size=2000)
   models = spoiled(rng, y, [0.1, 0.2, 0.3, 0.4])
@@ -123,6 +130,7 @@ def test_without_a_shift_the_line_gives_back_the_accuracies(rng):
   np.testing.assert_allclose(got.pairwise, accuracy, rtol=1e-9)
 
 
+@pytest.mark.fast
 def test_agreement_on_the_line_follows_its_equations(rng):
   y = rng.integers(0, 3, size=2000)
   source = spoiled(rng, y, [0.1, 0.2, 0.3, 0.4])
@@ -151,6 +159,7 @@ def test_agreement_on_the_line_follows_its_equations(rng):
   assert 2 <= fewer.num_pairs < 6
 
 
+@pytest.mark.fast
 def test_bad_input_is_one_clear_line(rng):
   p = softmax(rng.normal(size=(10, 3)))
   y = rng.integers(0, 3, size=10)

@@ -137,6 +137,7 @@ def test_masked_rows_and_labels_outside_count_for_nothing(rng, name):
     assert (np.asarray(leaf)[[1, 2, 3]] == 0).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kwargs', 'error', 'words'),
   [

@@ -94,6 +94,7 @@ def test_moves_by_wrm_reach_the_inner_maximum_of_a_linear_loss(x64):
   np.testing.assert_allclose(out, expected, rtol=1e-10)
 
 
+@pytest.mark.fast
 def test_limits_are_the_mean_and_the_maximum(x64):
   free = {'cost_weight': 0.0, 'radius': 0.0}
   np.testing.assert_allclose(risk(1e7, **free), VALUES.mean(), rtol=1e-6)

@@ -12,6 +12,7 @@ from rrl_jax import losses
 from tests.tiers import first
 
 
+@pytest.mark.fast
 def test_published_numbers_of_the_threshold():
   threshold = losses.collapse_threshold
   for args, want in {

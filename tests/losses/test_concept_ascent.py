@@ -26,6 +26,7 @@ def test_a_mirror_step_equals_its_formula():
   np.testing.assert_allclose(p, expected, rtol=1e-5)
 
 
+@pytest.mark.fast
 def test_no_temperature_gives_the_update_of_group_dro():
   expected = START * np.exp(0.01 * RISKS)
   p = mirror(START, RISKS, PRIOR, step_size=0.01, temperature=0.0)
@@ -48,6 +49,7 @@ def test_a_full_projected_step_is_the_best_response(tau):
   np.testing.assert_allclose(p, best, atol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('update', 'name'), [(mirror, 'kl'), (projected, 'l2')]
 )
@@ -62,6 +64,7 @@ def test_small_steps_converge_to_the_best_response(update, name):
   np.testing.assert_allclose(p, best, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_decreasing_projected_steps_average_noisy_risks():
   # With eta_t = 1 / (2 tau t), p_t is the response to the mean risk so far
   # (where no projection cuts): noise averages out as 1 / sqrt(t).
@@ -84,6 +87,7 @@ def test_decreasing_projected_steps_average_noisy_risks():
   np.testing.assert_allclose(run(jnp.asarray(START)), best, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_mirror_ascent_keeps_concepts_without_prior_at_zero():
   prior = np.array([0.5, 0.0, 0.5, 0.0], 'f')
   p = mirror(prior, RISKS, prior, step_size=0.5, temperature=0.5)
@@ -116,6 +120,7 @@ def test_extreme_risks_stay_on_the_simplex(update, dtype):
       np.testing.assert_allclose(p.sum(), 1, atol=1e-2)
 
 
+@pytest.mark.fast
 def test_steps_beyond_the_best_response_are_refused():
   with pytest.raises(ValueError, match=r'step_size \* temperature'):
     losses.concept_mirror_ascent(

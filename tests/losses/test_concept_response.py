@@ -163,16 +163,19 @@ def test_a_low_temperature_gives_the_worst_concept(name):
   np.testing.assert_allclose(p, np.eye(K)[1], atol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['kl', 'l2', 'chi2', 'ot'])
 def test_a_high_temperature_gives_the_prior(name):
   p = respond(name, RISKS.astype('f'), PRIOR.astype('f'), 1e6)
   np.testing.assert_allclose(p, PRIOR, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_the_whole_level_of_cvar_gives_the_prior():
   np.testing.assert_allclose(respond('cvar', RISKS, PRIOR, 1.0), PRIOR, 1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['kl', 'chi2', 'cvar'])
 def test_a_concept_without_prior_stays_without_weight(name):
   prior = np.array([0.5, 0.0, 0.3, 0.2], 'f')
@@ -182,6 +185,7 @@ def test_a_concept_without_prior_stays_without_weight(name):
     np.testing.assert_allclose(p.sum(), 1, atol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['kl', 'chi2', 'cvar'])
 def test_equal_risks_share_in_proportion_to_the_prior(name):
   risks = np.array([0.1, 2.0, 2.0, 0.5], 'f')
@@ -375,6 +379,7 @@ def test_the_cvar_ball_is_the_level(x64):
   np.testing.assert_allclose(distance, np.log(2))
 
 
+@pytest.mark.fast
 def test_divergences_equal_their_definitions(x64):
   p = np.array([0.1, 0.2, 0.4, 0.3])
   of = lambda name: losses.concept_divergence(p, PRIOR, divergence=name)

@@ -472,6 +472,7 @@ def test_memory_is_that_of_the_rows(name):
   assert compiled.memory_analysis().temp_size_in_bytes <= 10 * 2**20
 
 
+@pytest.mark.fast
 def test_an_empty_batch_has_no_losses():
   z, none = jnp.zeros((0, 3)), jnp.zeros(0, int)
   value = losses.spread(z, none, none, alpha=0.5, temperature=0.1)

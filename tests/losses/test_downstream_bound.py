@@ -84,6 +84,7 @@ def test_the_lipschitz_constant_is_reached(x64):
   np.testing.assert_allclose(gap, constant, rtol=1e-12)
 
 
+@pytest.mark.fast
 def test_both_constants_agree_for_two_opposite_classes():
   w = jnp.array([[1.0, -1.0], [2.0, -2.0]])
   np.testing.assert_allclose(

@@ -125,6 +125,7 @@ def test_extreme_logits_and_targets_are_finite(dtype):
       np.testing.assert_array_equal(np.asarray(grad[5], 'f'), 0)
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named():
   state = losses.early_learning_init(N, K)
   with pytest.raises(ValueError, match='do not fit logits'):

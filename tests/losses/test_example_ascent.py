@@ -156,6 +156,7 @@ def test_eight_devices_agree_with_one(mesh, rng):
   np.testing.assert_allclose(out.probs, whole.probs, rtol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

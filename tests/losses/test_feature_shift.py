@@ -114,6 +114,7 @@ def test_a_mask_stops_value_and_gradient(rng, distance):
   assert np.isfinite(grad).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kwargs', 'error', 'words'),
   [

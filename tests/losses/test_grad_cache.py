@@ -68,6 +68,7 @@ def test_memory_is_that_of_one_chunk():
   assert temporaries(chunked) < 0.5 * temporaries(encode)
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named():
   with pytest.raises(ValueError, match='leading axis'):
     losses.grad_cache(encode, (), {}, chunk_size=2)

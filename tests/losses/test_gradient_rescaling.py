@@ -121,6 +121,7 @@ def test_gradient_of_the_mean_is_the_published_rule(x64, focus, spread, guard):
     np.testing.assert_allclose(np.abs(out).sum(), 1, rtol=1e-13)
 
 
+@pytest.mark.fast
 def test_no_spread_pulls_all_examples_alike(x64):
   out = gr_gradient(spread=0.0)
   others = np.where(np.eye(K)[LABELS] == 1, -np.inf, LOGITS)
@@ -202,6 +203,7 @@ def test_weight_is_finite_with_finite_slope_everywhere():
   assert half.dtype == jnp.float32
 
 
+@pytest.mark.fast
 def test_the_logged_value_is_the_weighted_cross_entropy(x64):
   out = losses.gradient_rescaling(LOGITS, LABELS, focus=0.5, spread=8.0)
   p = (softmax(LOGITS) * np.eye(K)[LABELS]).sum(-1)
@@ -312,6 +314,7 @@ def test_weights_with_the_guard_are_the_released_rule(x64):
   np.testing.assert_allclose(out, wanted, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.fast
 def test_masked_and_unlabelled_rows_take_no_part(x64):
   where = np.arange(B) % 3 != 0
   bad = np.where(where[:, None], LOGITS, np.nan)

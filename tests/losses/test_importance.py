@@ -46,6 +46,7 @@ def test_weighted_gradients_are_unbiased_under_balanced_sampling():
   np.testing.assert_allclose(expected, wanted, rtol=1e-5)
 
 
+@pytest.mark.fast
 def test_sampling_by_the_wanted_mix_needs_no_weights():
   weights = losses.importance_weights(PROBS, PROBS, CONCEPTS)
   np.testing.assert_array_equal(weights, 1)

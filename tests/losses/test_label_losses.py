@@ -139,6 +139,7 @@ def test_it_is_its_equation(x64, name):
   np.testing.assert_allclose(grads.sum(-1), 0, atol=1e-13)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', CASES)
 def test_gradients_are_slopes_of_the_values(x64, name):
   along = np.random.default_rng(1).normal(size=LOGITS.shape)
@@ -149,6 +150,7 @@ def test_gradients_are_slopes_of_the_values(x64, name):
   )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', CASES)
 def test_masked_and_unlabelled_rows_are_zero_even_as_nan(x64, name):
   where = np.arange(B) % 3 != 0
@@ -260,6 +262,7 @@ def test_limits_of_the_normalised_losses(x64):
     np.testing.assert_allclose(fun(rows, jnp.arange(K)).sum(), 1, rtol=1e-12)
 
 
+@pytest.mark.fast
 def test_norms_of_the_gradients_are_those_of_the_docstrings(x64):
   p = np.exp([log_softmax(z)[y] for z, y in zip(LOGITS, LABELS, strict=True)])
   norm = lambda name: np.abs(run(name)[0]).sum(-1)
@@ -299,6 +302,7 @@ def test_a_stopped_factor_has_no_gradient(x64):
   np.testing.assert_allclose(out, softmax - target, rtol=1e-10, atol=1e-15)
 
 
+@pytest.mark.fast
 def test_whole_label_weight_is_cross_entropy(x64):
   wanted = optax.softmax_cross_entropy_with_integer_labels(
     jnp.asarray(LOGITS), LABELS

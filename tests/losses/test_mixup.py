@@ -75,6 +75,7 @@ def test_a_row_counts_if_it_and_its_partner_do():
   assert np.isfinite(out).all()
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named():
   partners, weights = jnp.arange(B), jnp.ones(B)
   with pytest.raises(ValueError, match='alpha must lie'):

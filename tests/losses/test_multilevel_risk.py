@@ -146,6 +146,7 @@ def test_eight_devices_agree_with_one(mesh, rng, kw):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('call', 'words'),
   [

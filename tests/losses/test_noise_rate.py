@@ -30,6 +30,7 @@ def test_the_rate_of_a_mixture_is_found(rng, rate):
   assert float(found.separation) > 2
 
 
+@pytest.mark.fast
 def test_it_is_the_mixture_of_scikit_learn(rng):
   values, _ = drawn(rng, 0.3)
   scaled = (values - values.min()) / (values.max() - values.min())
@@ -42,6 +43,7 @@ def test_it_is_the_mixture_of_scikit_learn(rng):
   np.testing.assert_allclose(found.wrong_probs, probs, atol=0.01)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('scale', [1e-3, 1.0, 1e4])
 def test_units_do_not_matter(rng, scale):
   values, _ = drawn(rng, 0.3)

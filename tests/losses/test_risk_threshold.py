@@ -85,6 +85,7 @@ def test_single_examples_find_the_risk_of_all_of_them(x64, rng):
   np.testing.assert_allclose(dual(kw, VALUES, state.eta), risk, atol=1e-3)
 
 
+@pytest.mark.fast
 def test_model_and_threshold_together_go_to_the_least_risk(x64):
   # Mean of the worst 40% of |x - theta| over five points, least at the middle.
   points = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0])

@@ -152,6 +152,7 @@ def test_a_mask_stops_value_and_gradient(fun, rng):
   assert np.isfinite(grad).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('call', 'words'),
   [

@@ -203,6 +203,7 @@ def test_eight_devices_agree_with_one(mesh, rng):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named():
   state, rows = losses.sinkhorn_dro_init(), jnp.ones((2, 3))
   with pytest.raises(ValueError, match='penalty must lie in'):

@@ -131,6 +131,7 @@ def test_ties_share_and_equal_losses_are_uniform():
       np.testing.assert_allclose(out, np.ones(5), rtol=1e-5)
 
 
+@pytest.mark.fast
 def test_a_ball_that_holds_the_worst_alone_gives_it():
   out = WEIGHTS[1](jnp.asarray(VALUES, 'f'), radius=3.5)
   np.testing.assert_allclose(out, M * (VALUES == 2.0), atol=1e-5)

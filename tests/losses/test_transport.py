@@ -25,6 +25,7 @@ def test_the_gradient_of_the_cost_is_the_displacement(rng):
   np.testing.assert_allclose(grad, z - x, rtol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('rate', [0.1, 0.5])
 @pytest.mark.parametrize('start', [1e-3, 30.0])
 def test_gamma_settles_where_the_mean_cost_is_the_radius(start, rate):

@@ -130,6 +130,7 @@ def test_flat_models_and_masks_are_finite(key, dtype):
     assert out[1] == 0
 
 
+@pytest.mark.fast
 def test_wrong_arguments_are_named(key):
   fun, x = (lambda z: z), jnp.ones((2, 3))
   with pytest.raises(ValueError, match='num_steps must lie in'):

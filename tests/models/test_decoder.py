@@ -57,6 +57,7 @@ def test_what_is_decoded_has_the_shape_of_the_images(name, dtype):
   assert jax.tree.structure(state) == jax.tree.structure(new_state)
 
 
+@pytest.mark.fast
 def test_a_mirrored_perceptron_has_the_kernels_of_its_encoder_transposed():
   model = make(decoder='mirror')
   (params, _), _ = shapes(model, (8, 8, 3))
@@ -155,6 +156,7 @@ def test_two_encoders_are_each_network_by_itself(rng, encoders):
     close(logits, (first + second) / 2)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

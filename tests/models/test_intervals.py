@@ -76,6 +76,7 @@ def test_features_of_every_point_of_the_box_are_inside(name, kw):
       assert np.all((least <= found) & (found <= most))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(('name', 'kw'), NETWORKS, ids=IDS)
 def test_a_box_without_radius_gives_the_features(name, kw, rng, key):
   draw, features, bounds = parts(name, kw)
@@ -215,6 +216,7 @@ def test_moments_of_channels_lie_inside_the_bounds(rng, key):
   )
 
 
+@pytest.mark.fast
 def test_networks_without_rules_have_no_bounds():
   for name, kw in SMALL.items():
     model = models.make(name, num_classes=3, **kw)

@@ -66,6 +66,7 @@ def images_of(rng, size=6, shape=SHAPE):
   return jnp.asarray(rng.random((size, *shape), np.float32))
 
 
+@pytest.mark.fast
 def test_every_network_has_a_small_case():
   deep = {'resnet44', 'resnet56'}  # resnet20 with more blocks a stage.
   assert set(SMALL) | deep == set(models.names())
@@ -304,6 +305,7 @@ def test_max_pool_sends_the_gradient_of_a_tie_to_the_first():
   np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'message'),
   [
@@ -325,6 +327,7 @@ def test_what_does_not_exist_is_refused_in_one_line(name, kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_an_image_that_does_not_fit_is_refused():
   model = models.make('vit_tiny', num_classes=3, patch_size=16)
   with pytest.raises(errors.ConfigError, match='a divisor of the image size'):
@@ -334,6 +337,7 @@ def test_an_image_that_does_not_fit_is_refused():
     models.init(model, jax.random.key(0), (8, 8, 3))
 
 
+@pytest.mark.fast
 def test_integer_images_are_refused(rng):
   apply, params, state = small('mlp')
   with pytest.raises(TypeError, match='float dtype'):

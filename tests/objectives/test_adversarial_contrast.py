@@ -187,6 +187,7 @@ def test_one_device_equals_eight(params, batch, name, kw):
   linear.close(one, jax.device_get(eight), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'words'),
   [

@@ -82,6 +82,7 @@ def test_trades_pays_for_the_largest_divergence_found(params, batch):
   linear.close(nothing[0], clean, rtol=1e-4)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('name', ['pgd_at', 'trades', 'acl', 'tarrl'])
 def test_evaluations_take_the_batch_norms_that_are_asked_for(name):
   for eval_norm in ('clean', 'adversarial'):
@@ -89,6 +90,7 @@ def test_evaluations_take_the_batch_norms_that_are_asked_for(name):
     assert objective.eval_adversarial == (eval_norm == 'adversarial')
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'words'),
   [

@@ -340,6 +340,7 @@ def test_a_net_that_predicts_one_class_is_told(params, batch):
   np.testing.assert_allclose(metrics['collapse'], 1 - labels, rtol=1e-6)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

@@ -144,6 +144,7 @@ def test_without_upweighting_the_second_phase_is_erm(both, batch):
   assert_close(half(grads, 0), expected)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'kw', 'message'),
   [

@@ -258,6 +258,7 @@ def test_eight_devices_equal_one(params, batch, mesh):
   assert_close(alone, spread, rtol=1e-4)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'word'),
   [

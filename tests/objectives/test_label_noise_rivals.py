@@ -130,6 +130,7 @@ def test_co_teaching_forgets_gradually(two, batch):
     np.testing.assert_allclose(metrics['kept_share'], kept)
 
 
+@pytest.mark.fast
 def test_label_smoothing_has_no_closed_weight_but_pulls(params, batch):
   objective = make('erm', label_smoothing=0.2)
   grads, _, _ = gradient(objective, params, batch)

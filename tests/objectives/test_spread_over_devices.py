@@ -65,6 +65,7 @@ def test_joined_views_come_apart_again(mesh, rng):
       np.testing.assert_array_equal(got, view.astype(np.float32))
 
 
+@pytest.mark.fast
 def test_on_a_mesh_each_device_has_both_views_of_its_images(mesh):
   rows = jnp.arange(16)
   with target.spread_over(mesh):

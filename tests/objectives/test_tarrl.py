@@ -244,6 +244,7 @@ def test_byol_without_a_predictor_is_refused_before_work():
     experiment.build(config)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [

@@ -420,6 +420,7 @@ def test_free_embeddings_spread_as_far_as_the_table_says():
   np.testing.assert_allclose(spreads, list(table.values()), atol=0.02)
 
 
+@pytest.mark.fast
 def test_thresholds_of_classes_are_the_known_ones():
   thresholds = _collapse_window.collapse_thresholds
   for num_classes, contrasts in ((2, 64), (2, 8), (3, 64), (10, 16)):
@@ -439,6 +440,7 @@ def test_thresholds_of_classes_are_the_known_ones():
     np.testing.assert_allclose(got, want, atol=5e-4)
 
 
+@pytest.mark.fast
 def test_a_class_of_three_spreads_above_its_own_threshold():
   # Second variation of the loss with one class moved, in float64.
   sizes, temperature = (12, 6, 4), 0.5
@@ -471,6 +473,7 @@ def test_a_class_of_three_spreads_above_its_own_threshold():
       assert np.sign(change) == sign
 
 
+@pytest.mark.fast
 def test_classes_merge_where_optimisation_found_them_merged():
   # On free embeddings: spread .61 at .68 and 1 from .70 on; .90 at .60 and 1
   # at .667.
@@ -499,6 +502,7 @@ def test_classes_merge_where_optimisation_found_them_merged():
     assert best[0.01] == 1
 
 
+@pytest.mark.fast
 def test_alpha_outside_of_its_window_is_remarked():
   said = lambda batch=128, **kw: list(make(data=spec(2), **kw).remarks(batch))
   (low,) = said(alpha=0.5)
@@ -516,6 +520,7 @@ def test_alpha_outside_of_its_window_is_remarked():
   assert said(alpha_margin=0.02) == []
 
 
+@pytest.mark.fast
 def test_classes_that_differ_in_size_are_remarked():
   data = spec(2, class_probs=np.array([0.75, 0.25]))
   make_one = functools.partial(make, data=data, view_pairs='one')
@@ -539,6 +544,7 @@ def test_a_margin_sets_each_class_above_its_own_threshold(params, batch):
   close(by_margin[:2], by_hand[:2])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'words'),
   [
