@@ -185,6 +185,7 @@ def test_seeds_of_one_recipe_are_one_recipe(measured, tmp_path):
   assert (found['num_models'], found['num_recipes']) == (6, 3)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('fields', 'same'),
   [
@@ -276,6 +277,7 @@ def test_bad_pools_end_in_one_line_before_any_work(
   assert not (tmp_path / 'pool').exists()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('fields', 'words'),
   [
@@ -324,6 +326,7 @@ def test_an_accuracy_that_is_none_is_refused(tmp_path, rng, told, words):
     pool.run(config_of(four(), features=(path,)), tmp_path / 'pool', {})
 
 
+@pytest.mark.fast
 def test_folders_are_named_by_as_much_of_their_path_as_it_takes():
   paths = [pathlib.Path(p) for p in ('/r/a/seed0', '/r/b/seed0', '/r/b/seed1')]
   assert pool._names(paths) == ['a_seed0', 'b_seed0', 'b_seed1']
@@ -369,6 +372,7 @@ def test_agreement_on_the_line_is_that_of_each_corruption(rng):
   np.testing.assert_allclose(found['models']['m0']['truth'], truth)
 
 
+@pytest.mark.fast
 def test_agreement_is_left_out_where_there_is_no_line(rng):
   labels = rng.integers(0, 5, 50)
   same = figures_of(rng, labels, 0.9, 0.5)

@@ -22,7 +22,7 @@ def cropped():
     'data.augment.resized_crop': 4,
   }
   built = experiment.build(tiny('erm', **changes))
-  state = built.init(jax.random.key(0))
+  state = jax.jit(built.init)(jax.random.key(0))
   encoder = evaluation.Evaluator(built)._encoder
   return encoder.with_variables((state.eval_params, state.eval_model_state))
 
@@ -30,7 +30,8 @@ def cropped():
 def test_bounds_of_features_are_those_of_the_middle_that_is_seen(cropped, rng):
   images = rng.random((20, 6, 6, 1), np.float32)
   lower, upper = np.maximum(images - 0.1, 0), np.minimum(images + 0.1, 1)
-  least, most = cropped.feature_bounds(cropped.variables, lower, upper)
+  bounds = jax.jit(cropped.feature_bounds)
+  least, most = bounds(cropped.variables, lower, upper)
   assert least.shape == cropped.predict(images)[1].shape
   inside = lower + rng.random(images.shape, np.float32) * (upper - lower)
   for point in (images, lower, upper, np.clip(inside, lower, upper)):
@@ -40,7 +41,7 @@ def test_bounds_of_features_are_those_of_the_middle_that_is_seen(cropped, rng):
   border = np.ones((1, 6, 6, 1), bool)
   border[:, 1:5, 1:5] = False
   lower, upper = np.where(border, 0, images), np.where(border, 1, images)
-  least, most = cropped.feature_bounds(cropped.variables, lower, upper)
+  least, most = bounds(cropped.variables, lower, upper)
   np.testing.assert_allclose(most, least, atol=1e-3)
 
 
@@ -65,6 +66,7 @@ def state_of(params, model_state, kind=TrainState, **averages):
   )
 
 
+@pytest.mark.fast
 def test_averaged_weights_go_with_averaged_statistics():
   raw = {'w': jnp.zeros(2)}, {'mean': jnp.zeros(3)}
   averaged = {'w': jnp.ones(2)}, {'mean': jnp.ones(3)}

@@ -1,6 +1,6 @@
 """The optimizer does what its config says, by hand-computed updates."""
 
-import jax.numpy as jnp
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ import pytest
 from configs import common
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import optim
+
+pytestmark = pytest.mark.fast
 
 
 def _config(**changes) -> ConfigDict:
@@ -18,14 +20,19 @@ def _config(**changes) -> ConfigDict:
 
 def _update(config, params, grads, steps=1):
   tx = optim.make(config, total_steps=10)
-  state = tx.init(params)
-  for _ in range(steps):
-    updates, state = tx.update(grads, state, params)
-  return updates
+
+  @jax.jit
+  def last(params, grads):
+    state = tx.init(params)
+    for _ in range(steps):
+      updates, state = tx.update(grads, state, params)
+    return updates
+
+  return last(params, grads)
 
 
 def test_sgd_takes_minus_rate_times_gradient():
-  params = {'w': jnp.ones((2, 2))}
+  params = {'w': np.ones((2, 2), np.float32)}
   updates = _update(
     _config(lr=0.1, schedule='constant'), params, {'w': 3 * params['w']}
   )
@@ -33,8 +40,8 @@ def test_sgd_takes_minus_rate_times_gradient():
 
 
 def test_weight_decay_touches_kernels_only():
-  params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
-  grads = {'w': jnp.zeros((2, 2)), 'b': jnp.zeros(2)}
+  params = {'w': np.ones((2, 2), np.float32), 'b': np.ones(2, np.float32)}
+  grads = {'w': np.zeros((2, 2), np.float32), 'b': np.zeros(2, np.float32)}
   for name in ('sgd', 'adamw'):
     config = _config(name=name, lr=0.1, schedule='constant', weight_decay=0.5)
     updates = _update(config, params, grads)
@@ -43,9 +50,9 @@ def test_weight_decay_touches_kernels_only():
 
 
 def test_gradient_is_clipped_to_the_global_norm():
-  params = {'w': jnp.zeros((1, 2))}
+  params = {'w': np.zeros((1, 2), np.float32)}
   config = _config(lr=1.0, schedule='constant', grad_clip_norm=1.0)
-  updates = _update(config, params, {'w': jnp.array([[3.0, 4.0]])})
+  updates = _update(config, params, {'w': np.array([[3.0, 4.0]], np.float32)})
   np.testing.assert_allclose(updates['w'], [[-0.6, -0.8]], rtol=1e-6)
 
 
@@ -117,6 +124,6 @@ def test_a_wrong_field_is_named_in_one_line(changes, word):
 
 @pytest.mark.parametrize('name', optim.OPTIMIZERS)
 def test_every_optimizer_descends(name):
-  params = {'w': jnp.ones((4, 4))}
+  params = {'w': np.ones((4, 4), np.float32)}
   updates = _update(_config(name=name, lr=0.01), params, params, steps=2)
-  assert float(jnp.sum(updates['w'])) < 0
+  assert np.sum(updates['w']) < 0

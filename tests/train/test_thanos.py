@@ -2,18 +2,23 @@
 
 import json
 
+import pytest
+
 from configs import thanos
 from rrl_jax import train as train_lib
+from rrl_jax.train import experiment
 
 
-def test_a_run_is_warned_logged_and_probed(tmp_path, capsys):
+def tiny():
+  """Two steps on eighty random images of two coarse classes."""
   config = thanos.get_config()
   config.data.name = 'mock'
   config.data.kw.num_examples = 80
   config.data.kw.num_classes = 4
   config.data.kw.image_shape = (4, 4, 1)
   config.data.coarse = 'low=0-1 high=2-3'
-  config.data.augment.resized_crop = 4
+  config.data.augment.resized_crop = 0  # Which compiles long.
+  config.data.augment.flip = True
   config.data.augment.jitter = 0.0
   config.model.kw.widths = (8,)
   config.objective.kw.alpha = 0.1
@@ -24,7 +29,20 @@ def test_a_run_is_warned_logged_and_probed(tmp_path, capsys):
     'coarse_to_fine': {},
     'reconstruction': {'num_examples': 8, 'num_pictures': 4},
   }
-  found = train_lib.train_and_evaluate(config, tmp_path, {}, quiet=True)
+  return config
+
+
+@pytest.mark.fast
+def test_classes_that_would_collapse_are_told_before_training():
+  (remark,) = experiment.build(tiny()).objective.remarks(32)
+  assert 'objective.kw.alpha=0.1 lies below 0.425' in remark
+  config = tiny()
+  config.objective.kw.alpha = 0.5
+  assert not experiment.build(config).objective.remarks(32)
+
+
+def test_a_run_is_warned_logged_and_probed(tmp_path, capsys):
+  found = train_lib.train_and_evaluate(tiny(), tmp_path, {}, quiet=True)
   (warning,) = capsys.readouterr().err.splitlines()
   assert 'objective.kw.alpha=0.1 lies below 0.425' in warning
   lines = [
