@@ -57,6 +57,7 @@ def test_an_error_that_is_far_from_noise_has_zero_outside_its_interval(rng):
   assert found.high - found.low < 0.2
 
 
+@pytest.mark.fast
 def test_with_one_bin_it_is_the_mean_gap(rng):
   p = rng.uniform(0.7, 0.8, SIZE)
   right = rng.random(SIZE) < 0.4
@@ -75,6 +76,7 @@ def test_all_right_and_certain_is_no_proof_of_calibration():
   assert 0.2 < found.high < 0.4
 
 
+@pytest.mark.fast
 def test_logits_that_are_nan_are_refused_in_one_line():
   images = np.full((4, 1, 1, 1), 0.7, np.float32)
   images[1] = np.nan

@@ -234,6 +234,7 @@ def test_estimates_are_means_of_direct_calls(monkeypatch):
     )
 
 
+@pytest.mark.fast
 def test_other_test_images_calibrate_the_estimates_where_there_are_enough():
   rows, words = corruption._source(np.arange(4), 10, jax.random.key(0))
   assert len(rows) == 4
@@ -291,6 +292,7 @@ def test_published_files_are_read_in_place_of_corrupting(tmp_path):
   assert 'published files' in found['corruption/fog/accuracy/3'].protocol
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
@@ -318,6 +320,7 @@ def test_published_files_of_another_set_are_refused(tmp_path, damage, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -343,6 +346,7 @@ def test_a_wrong_argument_is_one_line_before_any_work(kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 def test_images_without_corruptions_are_refused_and_nothing_is_written(
   tmp_path,
 ):

@@ -78,6 +78,7 @@ def test_a_function_compiles_once_and_a_set_is_encoded_once():
   assert len(traces) == 1
 
 
+@pytest.mark.fast
 def test_rows_that_do_not_match_are_refused():
   encoder = toy.encoder()
   fn = lambda variables, x, y: x

@@ -6,6 +6,8 @@ import pytest
 from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.evals import feature_file
 
+pytestmark = pytest.mark.fast
+
 
 def arrays(**changes):
   rng = np.random.default_rng(0)

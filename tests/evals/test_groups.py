@@ -208,6 +208,7 @@ def test_images_of_no_class_do_not_train_the_probe(encoder, splits):
   assert '400 training images' in found[name].protocol
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
@@ -283,6 +284,7 @@ def test_the_last_layer_fitted_anew_rescues_the_worst_group(fit_on):
   assert '3 draws of 50 from each group' in measured
 
 
+@pytest.mark.fast
 def test_half_of_each_group_is_taken_and_the_rest_left(splits):
   split = grouped(splits[1], np.arange(203) % 3 == 0)
   half = last_layer._half(split, np.random.default_rng(0))
@@ -290,6 +292,7 @@ def test_half_of_each_group_is_taken_and_the_rest_left(splits):
   np.testing.assert_array_equal(counts, split.group_counts // 2)
 
 
+@pytest.mark.fast
 def test_a_test_split_without_a_pair_in_any_group_has_no_half():
   data = shortcut_data()
   first = [np.flatnonzero(data.test.groups == k)[0] for k in range(4)]

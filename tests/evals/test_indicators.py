@@ -139,6 +139,7 @@ def test_images_of_no_class_do_not_calibrate(found):
   assert alone[name].value == found[name].value
 
 
+@pytest.mark.fast
 def test_the_last_layer_is_found_by_what_it_does(rng):
   features = rng.normal(size=(20, 6)).astype(np.float32)
   w, other = rng.normal(size=(2, 6, 3)).astype(np.float32)
@@ -169,6 +170,7 @@ def test_collapsed_features_lose_what_is_not_defined_and_nothing_else():
   assert np.isfinite(values).all()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [
@@ -190,6 +192,7 @@ def test_a_wrong_argument_is_one_line_before_any_work(kw, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('kw', 'message'),
   [

@@ -16,6 +16,8 @@ from rrl_jax.data.source import Source
 from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.evals import infer_groups
 
+pytestmark = pytest.mark.fast
+
 
 class Spread:
   """Features: three well separated groups of class 0, one of class 1."""

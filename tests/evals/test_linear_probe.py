@@ -97,6 +97,7 @@ def test_classes_without_an_example_are_not_predicted(rng):
     assert set(predicted.tolist()) == set(range(present + 1))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -115,6 +116,7 @@ def test_wrong_input_is_refused(change, message):
     linear_probe.fit(np.ones((3, 2), np.float32), kw.pop('labels'), **kw)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused(value, rng):
   features, labels = problem(rng)
@@ -139,6 +141,7 @@ def test_a_gradient_that_is_nan_is_not_within_the_tolerance(monkeypatch):
   assert iterations == 3
 
 
+@pytest.mark.fast
 def test_standardise_uses_the_training_moments(rng):
   train = rng.normal(3, 2, (50, 4)).astype(np.float32)
   train[:, 2] = 7.1  # Constant.

@@ -9,6 +9,8 @@ from sklearn import metrics
 
 from rrl_jax.evals import measurement as lib
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
   ('correct', 'total'),

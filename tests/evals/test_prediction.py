@@ -30,6 +30,7 @@ def test_the_highest_logit_is_the_class_and_nan_is_none():
   )
 
 
+@pytest.mark.fast
 def test_none_agrees_with_nothing():
   first, second = np.array([0, 1, -1, -1]), np.array([0, 2, -1, 1])
   assert prediction.agree(first, second).tolist() == [True, False, False, False]

@@ -70,11 +70,13 @@ def test_a_smaller_image_is_compared_with_what_the_network_saw(key):
   assert figures['figure/reconstructions_inputs'].shape[1:] == (4, 4, 1)
 
 
+@pytest.mark.fast
 def test_a_network_without_a_decoder_has_nothing_to_show(key):
   for encoder in (toy.encoder(), toy.trainable()):
     assert run(encoder, toy.data(), key) == ({}, {})
 
 
+@pytest.mark.fast
 def test_classes_take_turns():
   order = reconstruction._in_turn(jnp.asarray([2, 2, 2, 0, 0, 1]))
   np.testing.assert_array_equal(order, [3, 5, 0, 4, 1, 2])

@@ -85,12 +85,14 @@ def test_steps_are_those_of_momentum_sgd_with_decay_of_kernels(rng):
   np.testing.assert_allclose(params[1], b, rtol=1e-5)
 
 
+@pytest.mark.fast
 def test_divergence_is_said():
   assert sgd.divergence({'w': jnp.ones(2)}) == ''
   for bad in (np.nan, np.inf):
     assert 'diverged' in sgd.divergence({'w': jnp.array([1.0, bad])})
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('name', 'value'),
   [('decays', (1.0,)), ('decays', '0.5'), ('momentum', 1), ('lr', 0)],

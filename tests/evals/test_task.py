@@ -1,9 +1,12 @@
 """Which examples a task is fitted on."""
 
 import numpy as np
+import pytest
 
 from rrl_jax.evals import task as task_lib
 from tests.evals import toy
+
+pytestmark = pytest.mark.fast
 
 
 def test_training_examples_follow_from_name_and_size():

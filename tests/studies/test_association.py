@@ -9,6 +9,8 @@ from scipy import stats
 from rrl_jax.errors import DataError
 from rrl_jax.studies import association
 
+pytestmark = pytest.mark.fast
+
 
 def pool(rng, num_models=12):
   """Clean accuracy, an indicator that follows it, and a target."""

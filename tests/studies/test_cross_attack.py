@@ -75,6 +75,7 @@ def test_own_images_break_a_margin_and_those_for_an_orthogonal_probe_none(
   assert found['both']['first'] <= found['both']['clean']
 
 
+@pytest.mark.fast
 def test_the_summary_names_the_worst_black_box_and_both_orders():
   seed = {
     'A': {'clean': 0.9, 'A': 0.5, 'B': 0.7, 'C': 0.6},

@@ -5,6 +5,8 @@ import pytest
 
 from rrl_jax.studies import programs
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(('many', 'times'), [(0, 1), (10**9, 0)])
 def test_programs_are_dropped_when_they_are_many(monkeypatch, many, times):

@@ -1,8 +1,11 @@
 """Two conditions agree on an order, or it is said where they do not."""
 
 import numpy as np
+import pytest
 
 from rrl_jax.studies import ranking
+
+pytestmark = pytest.mark.fast
 
 METRIC = 'test/accuracy'
 

@@ -94,6 +94,7 @@ def test_a_checkpoint_has_a_field_more_only_with_statistics_to_average(
   assert names == fields | more
 
 
+@pytest.mark.fast
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):
   assert _restore(tmp_path / 'none') is None
 
@@ -105,6 +106,7 @@ def test_only_the_last_are_kept(tmp_path):
     assert checkpoints.steps() == [3, 4]
 
 
+@pytest.mark.fast
 def test_another_config_is_refused(saved):
   with pytest.raises(DataError, match='another config'):
     _restore(saved, identity='yours')
@@ -188,6 +190,7 @@ def test_it_opens_on_another_number_of_devices(saved, mesh):
   _assert_equal(restored, _state(2))
 
 
+@pytest.mark.fast
 def test_a_folder_that_cannot_be_written_is_a_one_line_error(tmp_path):
   blocked = tmp_path / 'file'
   blocked.write_text('not a folder')

@@ -5,6 +5,8 @@ import pytest
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import chips
 
+pytestmark = pytest.mark.fast
+
 
 def test_chips_are_of_plausible_size():
   assert set(chips.CHIPS) == {'v4', 'v5e', 'v5p', 'v6e'}

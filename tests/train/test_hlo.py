@@ -7,6 +7,8 @@ import pytest
 
 from rrl_jax.train import hlo
 
+pytestmark = pytest.mark.fast
+
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %region.1 (a: f32[], b: f32[]) -> f32[] {

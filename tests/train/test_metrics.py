@@ -12,6 +12,8 @@ from tensorboardX.proto import event_pb2
 from rrl_jax.errors import DataError
 from rrl_jax.train import metrics
 
+pytestmark = pytest.mark.fast
+
 
 def write(root, values, *, step=0, tracker='none'):
   with metrics.writer(root, step=step, tracker=tracker, config={}) as put:

@@ -1,6 +1,10 @@
 """A run shows itself in a few plain lines where there is no terminal."""
 
+import pytest
+
 from rrl_jax.train import progress
+
+pytestmark = pytest.mark.fast
 
 
 def lines(capsys, start, total, quiet=False):

@@ -41,6 +41,7 @@ def test_the_folder_holds_what_a_run_leaves(tmp_path):
   assert again['indicators/purity'] == found['indicators/purity']
 
 
+@pytest.mark.fast
 def test_another_file_does_not_take_the_folder(tmp_path):
   root = tmp_path / 'run'
   train.score_features(config(write(tmp_path / 'x.npz')), root, {})
@@ -50,6 +51,7 @@ def test_another_file_does_not_take_the_folder(tmp_path):
   assert (root / 'results.json').read_bytes() == before
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
   ('changes', 'kw', 'error', 'message'),
   [

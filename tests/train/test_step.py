@@ -94,6 +94,7 @@ def config_of(kw):
   return config
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize('kw', WHOLE)
 def test_no_batch_is_cut_for_an_adversary_of_batches(kw):
   with pytest.raises(ConfigError, match='micro_batches=2: the adv.* hro') as e:

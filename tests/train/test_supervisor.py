@@ -103,6 +103,7 @@ def test_a_killed_supervisor_takes_its_command_along(tmp_path):
     time.sleep(0.01)
 
 
+@pytest.mark.fast
 def test_the_supervisor_starts_without_jax():
   done = subprocess.run(
     [

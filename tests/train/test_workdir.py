@@ -11,6 +11,8 @@ from rrl_jax.evals import Measurement
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.workdir import Workdir
 
+pytestmark = pytest.mark.fast
+
 FOUND = {'test/accuracy': Measurement(0.5, 0.25, 0.75, 'n=4')}
 
 
