@@ -39,7 +39,7 @@ def problem(rng, size):
 
 @pytest.fixture
 def two_classes(rng):
-  train, test = problem(rng, 40), problem(rng, 30)
+  train, test = problem(rng, 80), problem(rng, 30)
   task = evals.Task('t', train, test)
   return evals.Encoder(linear, {}), evals.EvalData(train, test, (task,))
 

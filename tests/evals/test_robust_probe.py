@@ -131,7 +131,7 @@ def linear_encoder(v):
   )
 
 
-def problem(rng, shape=(2, 3, 1), classes=3):
+def problem(rng, shape=(2, 3, 1), classes=2):
   """Classes told apart in part, every pixel in [0.3, 0.7]."""
   labels = rng.integers(0, classes, 80).astype(np.int32)
   prototypes = np.random.default_rng(5).random((classes, *shape))
@@ -411,7 +411,7 @@ def test_a_shift_that_the_attack_missed_is_a_violation(rng):
   tenths = rng.integers(3, 8, 80)
   images = (tenths / 10).astype(np.float32).reshape(-1, 1, 1, 1)
   labels = (tenths < 5).astype(np.int32)  # The loss rises to the right.
-  source = Source(images, labels, ('right', 'left', 'none'))
+  source = Source(images, labels, ('right', 'left'))
   data = evals.EvalData(source, source, (evals.Task('t', source, source),))
   encoder = evals.Encoder(kinked, {}, batch_size=80)
   kw = {'epsilon': 0.04, 'num_steps': 6, 'l2': 0.1, 'num_train': 80}
@@ -434,7 +434,7 @@ def test_an_image_that_is_wrong_stays_wrong_though_noise_puts_it_right():
 
   def source(pixels, labels):
     images = np.array(pixels, np.float32).reshape(-1, 1, 1, 1)
-    return Source(images, np.array(labels, np.int32), ('low', 'high', ''))
+    return Source(images, np.array(labels, np.int32), ('low', 'high'))
 
   train = source([0.2, 0.8] * 40, [0, 1] * 40)
   test = source([0.5] * 80, [1] * 80)

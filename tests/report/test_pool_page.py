@@ -125,13 +125,14 @@ def table():
 
 
 def build(folder, table):
+  folder.mkdir(exist_ok=True)
   (folder / 'table.json').write_text(json.dumps(table))
   return report.build_pool(folder).read_text('utf-8')
 
 
 @pytest.fixture(scope='module')
 def text(table, tmp_path_factory):
-  return build(tmp_path_factory.mktemp('pool'), table)
+  return build(tmp_path_factory.mktemp('page') / 'pool', table)
 
 
 @pytest.fixture(scope='module')
@@ -198,9 +199,7 @@ def test_names_are_text(tmp_path):
 
 
 def test_the_same_table_gives_the_same_page(tmp_path, table, text):
-  folder = tmp_path / 'pool0'  # A page is called after its folder.
-  folder.mkdir()
-  assert build(folder, table) == text
+  assert build(tmp_path / 'pool', table) == text  # So are both folders called.
 
 
 def test_what_a_pool_lacks_is_left_out(tmp_path):
