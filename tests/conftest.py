@@ -3,6 +3,7 @@
 docs/testing.md says which tier to run when.
 """
 
+import gc
 import os
 import pathlib
 import shutil
@@ -28,6 +29,7 @@ from jax.sharding import AxisType, Mesh  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(100_000, 50, 100)  # Traces are many small objects.
 flags.FLAGS.mark_as_parsed()  # Grain reads absl flags.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)  # Compiles sooner.
@@ -42,13 +44,17 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves the full tier out unless it is asked for."""
+  """Leaves the full tier out unless it is asked for; doctests belong to it."""
   if config.getoption('--full'):
     return
-  full = [item for item in items if item.get_closest_marker('full')]
-  if full:
-    config.hook.pytest_deselected(items=full)
-    items[:] = [item for item in items if not item.get_closest_marker('full')]
+  full = [
+    item
+    for item in items
+    if item.get_closest_marker('full') or isinstance(item, pytest.DoctestItem)
+  ]
+  config.hook.pytest_deselected(items=full)
+  left_out = set(full)
+  items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -88,7 +88,7 @@ def fit_and_judge(root: pathlib.Path, num_devices: int) -> None:
 
 
 def contrast(root: pathlib.Path, num_devices: int) -> None:
-  """Losses that compare all images of a batch: trained, and as a ring."""
+  """Losses that compare all images of a batch, trained."""
   for name, config in (
     ('simclr', simclr.get_config()),
     ('thanos', thanos.get_config('one')),
@@ -104,6 +104,10 @@ def contrast(root: pathlib.Path, num_devices: int) -> None:
     ):  # Slow to compile.
       config.data.augment[field] = 0.0
     train.train_and_evaluate(config, root / name, {}, quiet=True)
+
+
+def contrast_in_a_ring(root: pathlib.Path, num_devices: int) -> None:
+  """Losses that compare all images of a batch, as a ring."""
   rng = np.random.default_rng(0)
   rows = rng.normal(size=(32, 8)).astype(np.float32)
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -192,7 +196,14 @@ def pool_of_models(root: pathlib.Path, num_devices: int) -> None:
 
 JOBS = {
   job.__name__: job
-  for job in (fit_and_judge, contrast, study, split_weights, pool_of_models)
+  for job in (
+    fit_and_judge,
+    contrast_in_a_ring,
+    contrast,
+    study,
+    split_weights,
+    pool_of_models,
+  )
 }
 
 

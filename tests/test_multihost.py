@@ -193,7 +193,11 @@ def folders(request, tmp_path_factory, worker_id):
       root.mkdir()
       alone.mkdir()
       full = request.config.getoption('--full')
-      jobs = tuple(processes.JOBS) if full else ('fit_and_judge', 'contrast')
+      jobs = (
+        tuple(processes.JOBS)
+        if full
+        else ('fit_and_judge', 'contrast_in_a_ring')
+      )
       together(request.param, root, *jobs)
       for job in jobs:
         processes.JOBS[job](alone, request.param)
@@ -220,6 +224,7 @@ def test_processes_measure_the_same(folders, file):
   assert_close(found, expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', ['simclr', 'thanos'])
 def test_processes_contrast_the_images_of_all(folders, name):
   _, root, alone = folders

@@ -144,6 +144,7 @@ def test_every_kind_of_model_gives_the_same_result(name):
     np.testing.assert_allclose(z, expected, atol=2e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', first(MODELS))
 def test_no_collectives_and_the_same_result_on_eight_devices(name, mesh):
   params, logits_of = MODELS[name]()

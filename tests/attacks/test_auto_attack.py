@@ -120,6 +120,7 @@ def test_each_attack_breaks_what_its_function_breaks(key):
     np.testing.assert_array_equal(core.robust, whole.robust)
 
 
+@pytest.mark.full
 def test_a_model_that_cannot_be_moved_is_robust():
   constant = lambda x: 0 * net(x) + jnp.arange(5.0)[None]
   result = evaluate(constant, y=np.full(20, 4))
@@ -169,6 +170,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
   assert not seen  # Nothing was left to do.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('kw', 'calls'),
   first(

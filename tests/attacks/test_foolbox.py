@@ -45,6 +45,7 @@ def ours(epsilon, **kw):
 
 
 # The radii stay inside the box: at its faces foolbox scales, then clips.
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('name', 'norm', 'epsilon', 'step_size', 'num_steps'),
   first(

@@ -146,6 +146,7 @@ def test_the_whole_leaves_the_same_examples_robust(norm):
   np.testing.assert_array_equal(wrong, ~result.robust)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('norm', first(['linf', 'l2']))
 def test_robust_accuracy_falls_over_a_grid_of_radii(norm, key):
   """True of this model and key, not a law: a search may miss at any radius.

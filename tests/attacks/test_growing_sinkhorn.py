@@ -48,6 +48,7 @@ def test_without_growth_it_is_the_attack_in_one_ball():
   np.testing.assert_allclose(result.adv_inputs, plain, atol=1e-6)
 
 
+@pytest.mark.full
 def test_broken_images_stay_and_others_go_on():
   start = np.asarray(loss_fn(X))
   # The first is broken when clean, the last never; between, sooner or later.

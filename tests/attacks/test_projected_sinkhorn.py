@@ -306,6 +306,7 @@ def test_a_transport_step_is_the_best_of_its_length(x64, power):
     np.testing.assert_allclose((g * moved).sum(), best, atol=2e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('norm', 'step_size', 'share'),
   first(
@@ -380,6 +381,7 @@ def test_empty_images_and_full_images_stay_what_they_are(key):
   assert z[1].sum() >= (1 - 1.1e-5) * x[1].sum()
 
 
+@pytest.mark.full
 def test_an_example_is_the_same_alone_and_in_any_batch(key):
   x = images()
   ids = np.array([5, 6, 7, 8])

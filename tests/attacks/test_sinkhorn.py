@@ -181,6 +181,7 @@ def test_no_mass_crosses_classes():
   assert np.abs(mixed[:N] - alone).max() > 1e-2
 
 
+@pytest.mark.full
 def test_large_entropy_in_low_dimension_differs_from_wrm():
   # A blurred plan sees means only: spreading the points about their mean is
   # free under it and priced by WRM.
@@ -191,6 +192,7 @@ def test_large_entropy_in_low_dimension_differs_from_wrm():
   assert np.std(z, axis=0).min() > 1.2 * np.std(paired, axis=0).max()
 
 
+@pytest.mark.full
 def test_particles_may_change_places_at_no_price():
   # Each particle wants to be where the next one is.
   x = np.array([[0.2, 0.5], [0.45, 0.3], [0.8, 0.6]], 'f')
@@ -208,6 +210,7 @@ def test_particles_may_change_places_at_no_price():
   np.testing.assert_allclose(pinned, paired, atol=1e-4)
 
 
+@pytest.mark.full
 def test_an_unbalanced_ball_gives_outliers_up():
   # One particle is driven far; the others stay. Held by a balanced plan, it
   # goes free under tau < 1: rho = epsilon * tau / (1 - tau) = 0.05.

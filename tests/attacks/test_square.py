@@ -91,6 +91,7 @@ def test_more_queries_never_raise_the_margin():
   assert (values[2] < values[0]).all()
 
 
+@pytest.mark.full
 def test_an_example_is_the_same_alone_and_in_any_batch():
   for norm in ('linf', 'l2'):
     whole = attack(norm=norm)

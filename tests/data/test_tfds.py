@@ -350,6 +350,7 @@ def test_a_set_that_is_out_of_reach_is_told_at_once(tmp_path, offline):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_a_resolver_that_hangs_costs_less_than_ten_seconds(
   tmp_path, monkeypatch, offline
 ):

@@ -404,6 +404,7 @@ NEEDY = {name for name in evals.names() if hasattr(evals.get(name), 'REQUIRES')}
 def test_all_measurements_are_numbers_within_their_intervals(data, key):
   config = {n: {} for n in evals.names() if n not in NEEDY | APART}
   config['pgd'] = {'num_steps': 2}
+  config['transfer'] = {'num_train': 48}
   one = {'names': ('contrast',), 'severities': (1,), 'num_examples': 16}
   config['corruption'] = one
   found, figures = evals.run(

@@ -126,7 +126,7 @@ def test_statistics_follow_the_training_passes_alone(loss, passes, rng):
     return (features, {'features': features}), model_state | {'seen': seen}
 
   data, best = toy.one_robust_task(rng)
-  steps = 30  # 10 epochs of 300 examples in batches of 100.
+  steps = 20  # 10 epochs of 200 examples in batches of 100.
   found = []
   for total in (passes * steps, passes * steps - 1):
     state = {'seen': np.int32(0), 'total': np.int32(total)}

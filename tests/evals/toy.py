@@ -121,7 +121,7 @@ def trainable(network=network, params=None, model_state=None, **kw):
   return evals.Encoder(apply, (params, state), network=network, **kw)
 
 
-def robust_and_not(rng, size=300):
+def robust_and_not(rng, size=200):
   """Two pixels: one right of nine in ten, far; one always right, but near.
 
   A shift of 0.1 of each pixel makes the second worth nothing and leaves the

@@ -129,6 +129,7 @@ def test_masked_rows_count_for_nothing(x64):
   assert none.multiplier == state.multiplier
 
 
+@pytest.mark.full
 def test_eight_devices_agree_with_one(mesh, rng):
   values = jnp.asarray(rng.uniform(size=32), 'f')
   costs = jnp.asarray(rng.uniform(size=32), 'f')

@@ -132,6 +132,7 @@ def test_classes_collapse_below_the_threshold_and_spread_above():
   assert above.between_cosine < -0.5
 
 
+@pytest.mark.full
 def test_the_clip_of_the_released_code_spreads_below_the_threshold():
   z, y = collapsed(2, 16, 6)
   rng = np.random.default_rng(0)

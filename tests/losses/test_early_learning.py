@@ -107,6 +107,7 @@ def test_loss_is_its_equation(x64):
   check_grads(fun, (jnp.asarray(LOGITS),), order=1, modes=['rev'], eps=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('dtype', first([jnp.float32, jnp.bfloat16]))
 def test_extreme_logits_and_targets_are_finite(dtype):
   where = np.arange(B) != 5

@@ -44,6 +44,7 @@ def test_the_game_ends_at_the_risk(x64, kw):
   np.testing.assert_allclose(state.probs @ VALUES, risk(kw), rtol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kw', [CASES[0], CASES[2]], ids=str)
 def test_small_batches_go_there_as_well(x64, rng, kw):
   draws = rng.integers(N, size=(8000, 2))

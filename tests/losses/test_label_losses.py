@@ -238,6 +238,7 @@ def test_symmetric_cross_entropy_is_a_scaled_polynomial_loss(x64):
   np.testing.assert_allclose(out, 0.5 * poly, rtol=1e-12)
 
 
+@pytest.mark.full
 def test_limits_of_the_normalised_losses(x64):
   cross_entropy = losses.normalized_cross_entropy(LOGITS, LABELS)
   np.testing.assert_allclose(
@@ -302,7 +303,6 @@ def test_a_stopped_factor_has_no_gradient(x64):
   np.testing.assert_allclose(out, softmax - target, rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.fast
 def test_whole_label_weight_is_cross_entropy(x64):
   wanted = optax.softmax_cross_entropy_with_integer_labels(
     jnp.asarray(LOGITS), LABELS

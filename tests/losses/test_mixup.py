@@ -14,6 +14,7 @@ LOGITS = jnp.asarray(RNG.normal(size=(B, K)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(0, K, B))
 
 
+@pytest.mark.full
 def test_pairs_are_a_permutation_with_beta_weights():
   draw = jax.jit(losses.mixup_pairs, static_argnames=('num_examples', 'shared'))
   partners, weights = draw(jax.random.key(0), 2000, alpha=0.4, shared=False)

@@ -128,6 +128,7 @@ def test_extremes_and_masks_stay_finite(dtype):
         assert not np.asarray(grad, 'f')[~where].any(), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('kw', first([CVAR[0], CHI2[1]]), ids=str)
 def test_eight_devices_agree_with_one(mesh, rng, kw):
   values = jnp.asarray(rng.uniform(size=32), 'f')

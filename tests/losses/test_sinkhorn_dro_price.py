@@ -173,6 +173,7 @@ def test_extremes_and_masks_stay_finite(dtype):
     np.testing.assert_allclose(value, 0.05 * np.exp(log), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_eight_devices_agree_with_one(mesh, rng):
   rows = jnp.asarray(rng.normal(size=(32, 4)), 'f')
   where = jnp.arange(32) % 5 > 0

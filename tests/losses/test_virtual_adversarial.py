@@ -33,6 +33,7 @@ def x64():
     yield
 
 
+@pytest.mark.full
 def test_many_rounds_find_the_leading_eigenvector(x64, key, rng):
   x = rng.normal(size=(3, 5))
   out = virtual(W, key, x, epsilon=0.1, num_steps=12)

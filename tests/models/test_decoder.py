@@ -71,6 +71,7 @@ def test_a_mirrored_perceptron_has_the_kernels_of_its_encoder_transposed():
   )
 
 
+@pytest.mark.full
 def test_the_encoder_beside_a_decoder_is_the_network_alone(rng):
   apply, params, state = network(decoder='mirror')
   alone = models.apply_fn(make())

@@ -156,7 +156,7 @@ def test_the_predictor_is_a_head_on_the_embedding(rng):
   np.testing.assert_allclose(out['prediction'], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', first(SMALL, 2))
 def test_without_embedding_dim_the_embedding_is_the_features(name, rng):
   params, _ = init_specs(name)
   assert not [k for k in params if k.startswith('projection')]

@@ -84,6 +84,7 @@ def test_the_weight_of_dynacl_rises_in_stages(params, batch):
     )
 
 
+@pytest.mark.full
 def test_the_average_of_the_weights_embeds_the_second_view(params, batch):
   kw = {'epsilon': TINY, 'inner_steps': 1}
   plain = linear.run(linear.make('acl', **kw), params, batch)

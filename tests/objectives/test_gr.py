@@ -114,6 +114,7 @@ def test_the_parameter_gradient_is_the_published_one(
   assert_close(grads, expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   ('kw', 'log_weight_fn'),
   first(

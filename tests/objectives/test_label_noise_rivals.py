@@ -84,6 +84,7 @@ def test_mixup_without_mixing_is_cross_entropy(params, batch):
   assert_close(key_free, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.full
 def test_mixup_blends_images_and_labels(params, batch):
   grads, _, _ = gradient(make('mixup', alpha=2.0), params, batch)
   partners, weights = losses.mixup_pairs(jax.random.key(1), 24, alpha=2.0)

@@ -36,6 +36,7 @@ def gradient(name, kw, params, batch):
   return fn
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name', first(OBJECTIVES))
 def test_eight_devices_find_what_one_finds(name, mesh, rng):
   params, batch = linear.draw_params(rng), linear.draw_batch(rng)

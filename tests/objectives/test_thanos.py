@@ -379,6 +379,7 @@ def test_an_image_alone_in_its_class_has_its_other_view(
 # --- Where alpha lies.
 
 
+@pytest.mark.full
 def test_free_embeddings_spread_as_far_as_the_table_says():
   # Two classes of 64 points in 16 dimensions, both views alike.
   table = {

@@ -10,10 +10,10 @@ from rrl_jax.train import experiment
 
 
 def tiny():
-  """Two steps on eighty random images of two coarse classes."""
+  """Two steps on 300 random images of two coarse classes."""
   config = thanos.get_config()
   config.data.name = 'mock'
-  config.data.kw.num_examples = 80
+  config.data.kw.num_examples = 300
   config.data.kw.num_classes = 4
   config.data.kw.image_shape = (4, 4, 1)
   config.data.coarse = 'low=0-1 high=2-3'
