@@ -300,7 +300,6 @@ def test_concept_responses_are_distributions_with_finite_slopes(
     )
 
 
-@pytest.mark.fast
 @settings(40)
 @hypothesis.given(
   numbers(K, sizes=(0.0, 1.0, -1.0), span=8.0),
