@@ -43,22 +43,22 @@ def base() -> ConfigDict:
   config.data.groups.strength = 0.95  # Share with its class's attribute.
   config.data.groups.test_strength = optional(float)  # None: independent.
   config.data.groups.num_attributes = optional(int)  # None: one a class.
-  config.data.groups.seed = 0
+  config.data.groups.seed = 0  # Of which images get which attribute.
   config.data.inferred_groups = optional(str)  # figures.npz of infer_groups.
   config.data.noise = ConfigDict()  # Flips labels of the training split.
   config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...
   config.data.noise.rate = 0.0  # Fraction of each class's labels.
-  config.data.noise.seed = 0
+  config.data.noise.seed = 0  # Of which labels are flipped, and to what.
   config.data.noise.exact = True  # That many of a class; False draws each.
   config.data.noise.mapping = ''  # Of asymmetric: 'cifar10', '9>1 3<>5', ...
   config.data.noise.confusion = optional(str)  # Of instance: a logits file.
   config.data.abnormal = ConfigDict()  # Images that belong to no class.
   config.data.abnormal.kind = 'none'  # noise, blend, source.
   config.data.abnormal.rate = 0.0  # Fraction of the training split.
-  config.data.abnormal.seed = 0
+  config.data.abnormal.seed = 0  # Of which images are replaced.
   config.data.abnormal.name = optional(str)  # Of source: whose images.
   config.data.abnormal.kw = _source_kw()
-  config.data.abnormal.classes = ''
+  config.data.abnormal.classes = ''  # Of source: which of its classes.
   config.data.validation = 0.0  # Fraction of train that replaces test.
   config.data.sampling = 'uniform'  # Or concept_balanced, class_balanced.
   config.data.device_bytes = 2**30  # Sets up to this size live on the device.
@@ -70,10 +70,10 @@ def base() -> ConfigDict:
   config.data.augment.scale = (0.08, 1.0)  # Its area, of the image's.
   config.data.augment.ratio = (3 / 4, 4 / 3)  # Its width over its height.
   config.data.augment.jitter = 0.0  # Strength of the colour jitter, to 1.25.
-  config.data.augment.jitter_probability = 0.8
-  config.data.augment.grayscale = 0.0  # Probabilities, of this and the next.
-  config.data.augment.blur = 0.0
-  config.data.augment.solarize = 0.0
+  config.data.augment.jitter_probability = 0.8  # Of jittering an image.
+  config.data.augment.grayscale = 0.0  # Probability of losing its colours.
+  config.data.augment.blur = 0.0  # Probability of a Gaussian blur.
+  config.data.augment.solarize = 0.0  # Probability of inverting bright pixels.
   config.data.augment.decay_stages = 0  # In which it gets weaker; 0 never.
   config.data.augment.final_strength = 0.0  # Approached by then; 1 is full.
   config.data.augment.views = 0  # Augmentations in batch['views']; 0 none.
@@ -122,7 +122,7 @@ def base() -> ConfigDict:
 
   config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
   config.interim_evals = ConfigDict()  # The same, while training.
-  config.eval_batch_size = 512
+  config.eval_batch_size = 512  # Over all devices; changes no number.
   config.features = optional(str)  # An npz file: scored, nothing is trained.
   config.transfer = ConfigDict()  # Target task -> fields of data to change.
   return config

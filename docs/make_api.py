@@ -1,18 +1,18 @@
-"""Writes docs/api.md from the docstrings of the public functions.
+"""Writes one page from the docstrings of the public functions.
 
-  python docs/make_api.py
+  python docs/make_api.py OUT
 
-The page is committed; a test fails when it is not what this would write.
+OUT is a Markdown file. The page is not kept in the repository.
 """
 
 import dataclasses
 import inspect
 import pathlib
 import re
+import sys
 
 from rrl_jax import attacks, corruptions, indicators, losses
 
-PAGE = pathlib.Path(__file__).parent / 'api.md'
 ROOMS = (losses, attacks, indicators, corruptions)
 SECTIONS = ('Args', 'Returns', 'Raises', 'References', 'Attributes', 'Yields')
 
@@ -21,7 +21,7 @@ def page() -> str:
   """The whole page as Markdown."""
   parts = [
     '# API',
-    'Made from the docstrings by `python docs/make_api.py`. Shapes: `B`'
+    'Made from the docstrings by `python docs/make_api.py OUT`. Shapes: `B`'
     ' examples in a batch, `N` rows, `H, W, C` image sides and channels, `K`'
     ' classes or concepts, `D` feature dimensions. Images are in [0, 1],'
     ' losses in nats.',
@@ -140,5 +140,16 @@ def _dedent(text):
   return inspect.cleandoc(text or '')
 
 
+def main(argv: list[str]) -> int:
+  """Writes the page where the command says; returns the exit code."""
+  if len(argv) != 2:
+    print(
+      'usage: python docs/make_api.py OUT, a Markdown file', file=sys.stderr
+    )
+    return 2
+  pathlib.Path(argv[1]).write_text(page())
+  return 0
+
+
 if __name__ == '__main__':
-  PAGE.write_text(page())
+  sys.exit(main(sys.argv))
