@@ -37,7 +37,7 @@ RULES = {
       or (v == 'umap' and importlib.util.find_spec('umap') is not None)
     ),
     f'one of {", ".join(REDUCTIONS)} (the last needs umap-learn: pip install'
-    " 'rrl_jax[umap]')",
+    " -e '.[umap]')",
   ),
   'num_components': rules.POSITIVE_COUNT,
   'cluster': (lambda v: v in CLUSTERERS, 'one of ' + ', '.join(CLUSTERERS)),

@@ -19,7 +19,7 @@ from rrl_jax.evals.task import EvalData, choose
 RULES = {
   'cleanlab': (
     lambda v: not v or importlib.util.find_spec('cleanlab') is not None,
-    "false unless cleanlab is installed: pip install 'rrl_jax[cleanlab]'",
+    "false unless cleanlab is installed: pip install -e '.[cleanlab]'",
   ),
   'num_examples': rules.COUNT,
   'resamples': rules.COUNT,

@@ -94,7 +94,7 @@ def devices(topology: str) -> Sequence[jax.Device]:
   if importlib.util.find_spec('libtpu') is None:
     raise ConfigError(
       "--aot needs libtpu, the TPU's compiler, which runs on any x86-64 Linux:"
-      " pip install 'rrl_jax[tpu]' (or libtpu)"
+      " pip install -e '.[tpu]' (or libtpu)"
     )
   try:
     found = topologies.get_topology_desc(

@@ -111,7 +111,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'tracker={config.tracker!r}; known: none, wandb')
   if config.tracker == 'wandb' and not importlib.util.find_spec('wandb'):
     raise ConfigError(
-      "tracker='wandb': not installed; pip install 'rrl_jax[wandb]'"
+      "tracker='wandb': not installed; pip install -e '.[wandb]'"
     )
   data_lib.get(config.data.name)
   if config.data.sampling not in pipeline.SAMPLING:

@@ -109,7 +109,7 @@ def test_without_libtpu_one_line_says_how_to_get_it(monkeypatch):
   with pytest.raises(ConfigError, match='--aot needs libtpu') as error:
     aot.report(hro.get_config(), 'v5e:2x2')
   assert '\n' not in str(error.value)
-  assert "pip install 'rrl_jax[tpu]'" in str(error.value)
+  assert "pip install -e '.[tpu]'" in str(error.value)
 
 
 @pytest.mark.full
@@ -131,7 +131,7 @@ def test_a_command_without_libtpu_ends_in_that_line():
   )
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
-  assert "pip install 'rrl_jax[tpu]'" in done.stderr
+  assert "pip install -e '.[tpu]'" in done.stderr
 
 
 def test_a_topology_that_cannot_be_read_is_one_line():
