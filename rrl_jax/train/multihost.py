@@ -9,12 +9,21 @@ SIGTERM on any process stops all. They agree on a step that none has passed,
 save there, and exit with 75. A process that fails by itself (a full disk, data
 that one machine lacks) tells the others, and all exit with its code.
 
+Before Python takes itself down, the thread that listens to the others has ended
+and ``abort()`` is as it was. Python before 3.14 ends a thread that comes back
+from native code later than that with ``pthread_exit``, which C++ turns into
+``abort()`` (CPython's gh-87135; seen with Python 3.11 and jaxlib 0.10.2). A
+handler in Python would then do the same again until the stack is full: SIGSEGV
+at the end of a run that went well, without a word.
+
 With one process all of this comes down to a handler of SIGTERM.
 """
 
+import atexit
 from collections.abc import Callable
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import re
@@ -86,6 +95,7 @@ def join(
     ) from error
   global _together
   _together = _Together()
+  atexit.register(_together.end)
 
 
 def joined() -> bool:
@@ -186,8 +196,11 @@ class _Together:
     self._stop_at = None
     self._last_words = f'stopped by SIGTERM; {_GOES_ON}'
     self.failed = None  # Exit code, once there is one to end with.
+    self._ending = False  # This process has done everything.
+    self._over = threading.Event()  # So have all.
     signal.signal(signal.SIGTERM, self._on_sigterm)
-    threading.Thread(target=self._listen, daemon=True).start()
+    self._thread = threading.Thread(target=self._listen, daemon=True)
+    self._thread.start()
 
   @contextlib.contextmanager
   def training(self):
@@ -225,14 +238,23 @@ class _Together:
       if self._index == 0:
         time.sleep(_TICK)  # Without it the others could ask no more.
 
+  def end(self):
+    """Waits until all have done everything, then for the thread."""
+    self._ending = True
+    try:
+      jax.distributed.shutdown()
+    except jax.errors.JaxRuntimeError as error:
+      abandon(_lost_line(_one_line(error)))
+    self._over.set()
+    self._thread.join()
+
   def _on_sigterm(self, signum, frame):
     self._asked = True
 
   def _listen(self):
     """The thread: looks for failures and for requests to stop."""
     told = False
-    while self.failed is None and distributed.global_state.client is not None:
-      time.sleep(_TICK)
+    while self.failed is None and not self._over.wait(_TICK):
       try:
         self._look_for_failure()
         if self._asked and not told:
@@ -260,6 +282,8 @@ class _Together:
           self._meet('end')
           abandon(self._last_words)
       except jax.errors.JaxRuntimeError as error:
+        if self._ending:
+          return  # `end` hears what it was; nothing, if all are ending.
         abandon(_lost_line(_one_line(error)))
       time.sleep(_TICK)
 
@@ -321,6 +345,7 @@ class _NativeLog:
     os.dup2(writing, 2)
     os.close(writing)
     sys.stderr = os.fdopen(self.stderr, 'w', buffering=1, closefd=False)
+    faulthandler.enable(self.stderr)  # The pipe's reader would die as well.
     self._reading = reading
     threading.Thread(target=self._pass_on, daemon=True).start()
 
@@ -351,14 +376,16 @@ def _on_abort(native, unmet):
       abandon(f'{unmet}; {_GOES_ON}')
     if _LOSS.search(words):
       abandon(_lost_line(_cause(words)))
-    os.write(native.stderr, words.encode())  # Then abort() goes on.
+    os.write(native.stderr, words.encode())
+    faulthandler.dump_traceback(native.stderr)  # Then abort() goes on.
 
-  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
   libc = ctypes.CDLL(None)
-  libc.signal.argtypes = [ctypes.c_int, kind]
+  libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
   libc.signal.restype = ctypes.c_void_p
-  _on_abort.kept = kind(handle)  # ctypes does not keep it alive.
-  libc.signal(signal.SIGABRT, _on_abort.kept)
+  _on_abort.kept = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)  # Kept alive.
+  handler = ctypes.cast(_on_abort.kept, ctypes.c_void_p)
+  before = libc.signal(signal.SIGABRT, handler)
+  atexit.register(libc.signal, signal.SIGABRT, before)
 
 
 def _cause(words):
