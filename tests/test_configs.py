@@ -197,8 +197,10 @@ def test_a_config_takes_one_step(name):
   step, init, batch, store = stepping(get_config(name))
   state, metrics = jax.jit(step)(jax.jit(init)(jax.random.key(0)), batch, store)
   assert int(state.step) == 1
-  # Of DeACL's two stages each knows what the other does not.
-  known = ('loss', 'grad_norm') if name.startswith('deacl') else metrics
+  # Of DeACL's two stages each knows what the other does not, and an estimate
+  # is not known before the warm-up ends.
+  partly = name.startswith('deacl') or 'estimate' in name
+  known = ('loss', 'grad_norm') if partly else metrics
   assert all(np.all(np.isfinite(metrics[which])) for which in known)
 
 

@@ -236,6 +236,9 @@ def folders(request, tmp_path_factory, worker_id):
       do_together(request.param, root, *chosen)
       for job in chosen:
         job(alone, request.param)
+      (root / 'done').touch()
+    if not (root / 'done').exists():
+      pytest.fail('the worker that came first says what is wrong')
   return request.param, root, alone
 
 

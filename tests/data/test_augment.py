@@ -8,6 +8,8 @@ from rrl_jax.data import augment as lib
 from rrl_jax.errors import ConfigError
 from tests.tiers import first
 
+pytestmark = pytest.mark.optimized
+
 SETTINGS = (
     'crop', 'flip', 'resized_crop', 'scale', 'ratio', 'jitter',
     'jitter_probability', 'grayscale', 'blur', 'solarize',
