@@ -13,16 +13,85 @@ import pathlib
 import re
 import sys
 
+from ml_collections import ConfigDict
+
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs import common  # noqa: E402
 from rrl_jax import attacks, data, evals, models, objectives  # noqa: E402
+from rrl_jax.data import abnormal, groups, noise, pipeline  # noqa: E402
+from rrl_jax.studies import pool, study  # noqa: E402
 from rrl_jax.train import optim  # noqa: E402
 
 PAGE = ROOT / 'docs' / 'settings.md'
 # By the trainer or the caller, not a config.
 GIVEN = ('apply_fn', 'data', 'encoder', 'key', 'loss_fn', 'logits_fn', 'inputs')
+# What the checks before a run allow, by fields; a test tries a value outside.
+MUST_BE = {
+  'job': 'one of train, evaluate, study, pool',
+  'seed data.seed data.split_seed': 'in [0, 2^32)',
+  'data.noise.seed data.abnormal.seed data.groups.seed': 'at least 0',
+  'batch_size log_steps ckpt_steps keep_last eval_batch_size micro_batches'
+  ' data.device_bytes data.num_threads': 'at least 1',
+  'total_epochs': 'in (0, 1e9)',
+  'total_steps': 'empty or in (0, 1e9)',
+  'interim_steps mesh.fsdp data.augment.crop data.augment.resized_crop'
+  ' data.augment.decay_stages data.augment.views': 'at least 0',
+  'tracker': 'one of none, wandb',
+  'data.name': f'one of {", ".join(data.names())}',
+  'data.sampling': f'one of {", ".join(pipeline.SAMPLING)}',
+  'data.noise.kind': f'one of {", ".join(noise.KINDS)}',
+  'data.abnormal.kind': f'one of {", ".join(abnormal.KINDS)}',
+  'data.groups.kind': f'one of {", ".join(groups.KINDS)}',
+  'data.validation optim.momentum optim.warmup optim.ema_decay': 'in [0, 1)',
+  'data.noise.rate data.abnormal.rate data.groups.strength': 'in [0, 1]',
+  'data.groups.test_strength': 'empty or in [0, 1]',
+  'data.groups.num_attributes': 'empty or at least 2',
+  'data.augment.scale': '0 < least <= greatest <= 1',
+  'data.augment.ratio': '0 < least <= greatest',
+  'data.augment.jitter': 'in [0, 1.25]',
+  'data.augment.jitter_probability data.augment.grayscale data.augment.blur'
+  ' data.augment.solarize data.augment.final_strength': 'in [0, 1]',
+  'model.name': f'one of {", ".join(models.names())}',
+  'objective.name': f'one of {", ".join(objectives.names())}',
+  'optim.name': f'one of {", ".join(optim.OPTIMIZERS)}',
+  'optim.schedule': f'one of {", ".join(optim.SCHEDULES)}',
+  'optim.lr': 'positive',
+  'optim.boundaries': 'each in (0, 1)',
+  'optim.weight_decay optim.grad_clip_norm': 'at least 0',
+  'mesh.data': '-1 or at most the number of devices',
+}
+STUDY = {
+  'methods': 'Name of a method -> its config.',
+  'order': 'Names of the methods, as the table has them.',
+  'grids': 'Method -> fields and the values to try, equally many each.',
+  'conditions': 'Name -> fields to change, of all methods or of one; the whole'
+  ' study is done under each.',
+  'tuning_seeds': 'Of the runs that choose settings.',
+  'tuning_evals': 'Evaluators of these runs.',
+  'tuning_transfer': 'Target tasks of these runs, none by default.',
+  'validation': 'Fraction of the training split that these runs are judged on.',
+  'select': 'The measurement whose mean over the tuning seeds chooses.',
+  'seeds': 'Of the runs in the table.',
+  'baseline': 'The method with which the others are compared.',
+  'metrics': 'Measurements in the table.',
+  'inferred_groups': 'Method -> the earlier method that finds its groups.',
+  'same_order': 'The condition whose order of methods is compared.',
+  'cross_attack': 'How linear probes are attacked once more.',
+}
+POOL = {
+  'train_only': 'Whether to stop when all models are trained.',
+  'models': 'Name of a model -> its config.',
+  'folders': 'Of runs elsewhere: checkpoints that join the pool.',
+  'features': 'npz files of other encoders that join the pool.',
+  'evals': 'Evaluator -> its arguments, for every model.',
+  'targets': 'Measurements that the indicators are to tell.',
+  'control': 'The measurement that is known anyway and held fixed.',
+  'combination': 'Indicators that are fitted together.',
+  'resamples': 'Of the bootstrap over models, at least 0.',
+  'seed': 'Of resamples and permutations, at least 0.',
+}
 OPENING = """# Settings
 
 Made by `python docs/make_settings.py` from signatures and docstrings. A setting
@@ -41,13 +110,15 @@ def page() -> str:
     ' a number. The first value is the default.',
     _table(('config', 'argument', 'values'), _arguments()),
     '## Fields of every config',
-    _table(('field', 'default', 'meaning'), _fields()),
-    _optimizers(),
+    _table(('field', 'default', 'must be', 'meaning'), _fields()),
+    '## Optimizers\n\n`optim.kw` are the arguments that `optax` has for the'
+    ' optimizer `optim.name`, except for the learning rate.',
   ]
   parts += _modules('Objectives', 'objective.kw', objectives, _objective)
   parts += _modules('Evaluators', 'evals.{}', evals, _evaluator)
   parts += _modules('Networks', 'model.kw', models, _network)
   parts += _modules('Data sources', 'data.kw', data, _source)
+  parts += _studies()
   parts.append('## Attacks\n\nArguments of the functions of `rrl_jax.attacks`.')
   parts += _attacks()
   return '\n\n'.join(parts) + '\n'
@@ -92,36 +163,28 @@ def _declared(module):
 def _fields():
   """Every field of `common.base` with the comments behind and above it."""
   source = inspect.getsource(common.base)
+  must_be = {
+    field: words for key, words in MUST_BE.items() for field in key.split()
+  }
   above = ''
   for line in source.splitlines():
     text, _, comment = line.strip().partition('  # ')
     if text.startswith('# '):
       above = text[2:]
       continue
-    found = re.fullmatch(r'config\.([\w.]+) = (.*)', text)
-    if not found or found[2].startswith(('ConfigDict', '_source_kw')):
-      above = ''
-      continue
-    default = _default(_at(common.base(), found[1]))
-    yield f'`{found[1]}`', default, ' '.join(filter(None, (above, comment)))
+    found = re.fullmatch(r'config\.([\w.]+) = .*', text)
+    meaning = ' '.join(filter(None, (above, comment)))
     above = ''
+    if found and meaning:
+      value = _at(common.base(), found[1])
+      default = '' if isinstance(value, ConfigDict) else _default(value)
+      yield f'`{found[1]}`', default, must_be.get(found[1], ''), meaning
 
 
 def _at(config, dotted):
   for name in dotted.split('.'):
     config = config[name]
   return config
-
-
-def _optimizers():
-  """Names of optimizers and schedules."""
-  names = lambda values: ', '.join(f'`{value}`' for value in values)
-  return (
-    '## Optimizers and schedules\n\n'
-    f'`optim.name`: {names(optim.OPTIMIZERS)}, each with the arguments of'
-    ' `optax` in `optim.kw`.\n\n'
-    f'`optim.schedule`: {names(optim.SCHEDULES)}.'
-  )
 
 
 def _modules(title, prefix, package, rows_of):
@@ -137,6 +200,17 @@ def _modules(title, prefix, package, rows_of):
       titles = (head, 'default', *(['must be'] if with_range else []))
       parts.append(_table((*titles, 'meaning'), rows))
   return parts
+
+
+def _studies():
+  """What studies and pools do, and the fields that they have."""
+  yield '## Studies and pools'
+  for name, module, texts in (('study', study, STUDY), ('pool', pool, POOL)):
+    text = inspect.cleandoc(module.run.__doc__).partition('\n\nArgs:')[0]
+    yield f'### {name}'
+    yield from map(_markdown, text.split('\n\n'))
+    rows = [(f'`{field}`', meaning) for field, meaning in texts.items()]
+    yield _table((f'`{name}.`', 'meaning'), rows)
 
 
 def _attacks():
@@ -198,13 +272,19 @@ def _described(text, section) -> dict[str, str]:
     names, colon, meaning = entry.partition(':')
     if colon:
       for name in names.replace('*', '').split(', '):
-        entries[name] = ' '.join(meaning.split())
+        entries[name] = _markdown(meaning)
   return entries
 
 
 def _first_sentence(thing):
-  text = inspect.cleandoc(thing.__doc__).split('\n\n')[0]
-  return ' '.join(text.split())
+  return _markdown(inspect.cleandoc(thing.__doc__).split('\n\n')[0])
+
+
+def _markdown(text) -> str:
+  """A paragraph of a docstring on one line of Markdown."""
+  text = re.sub(r':math:`([^`]*)`', r'$\1$', ' '.join(text.split()))
+  text = text.replace(':class:', '')
+  return text.replace('``', '`').replace(r'\|', r'\Vert ')
 
 
 def _default(value) -> str:
@@ -217,7 +297,7 @@ def _default(value) -> str:
 
 
 def _table(head, rows) -> str:
-  cell = lambda text: text.replace('|', r'\|').replace('``', '`')
+  cell = lambda text: text.replace('|', r'\|')
   lines = [head, ['---'] * len(head), *rows]
   return '\n'.join(f'| {" | ".join(map(cell, line))} |' for line in lines)
 

@@ -2,14 +2,47 @@
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import pathlib
 import re
 
 import pytest
 
+from configs import common
 from rrl_jax import attacks, corruptions, indicators, losses
+from rrl_jax.errors import ConfigError
+from rrl_jax.studies import pool, study
+from rrl_jax.train import experiment
 
+# They look at no argument.
+CHECKS_NOTHING = (
+  'concept_risk_estimate',
+  'enlargement',
+  'graph_energy',
+  'risk_threshold_init',
+)
+# Definitions of this library, or too elementary to have a source.
+WITHOUT_SOURCE = (
+  'adapt_gamma',
+  'calibrate_threshold',
+  'class_distances',
+  'concept_risk_estimate',
+  'concept_risk_init',
+  'concept_risk_update',
+  'corrupted_sets',
+  'enlargement',
+  'graph_energy',
+  'importance_weights',
+  'label_log_probabilities',
+  'label_probability',
+  'multicut_energy',
+  'nearest_neighbor_accuracy',
+  'project',
+  'step_scale',
+  'threshold_sweep',
+  'transport_cost',
+)
 ROOMS = (losses, attacks, indicators, corruptions)
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = (
@@ -41,6 +74,58 @@ def test_the_page_of_settings_is_current():
   assert made.PAGE.read_text() == made.page(), 'run docs/make_settings.py'
 
 
+OUTSIDE = {  # A value that is not what it must be.
+  'at least 1': 0,
+  'at least 0': -1,
+  'in [0, 2^32)': -1,
+  'in (0, 1e9)': 0,
+  'empty or in (0, 1e9)': 0,
+  'in [0, 1)': 1.0,
+  'in [0, 1]': 1.5,
+  'empty or in [0, 1]': 1.5,
+  'empty or at least 2': 1,
+  'in [0, 1.25]': 1.5,
+  'positive': 0.0,
+  'each in (0, 1)': (1.0,),
+  '0 < least <= greatest <= 1': (0.5, 0.1),
+  '0 < least <= greatest': (0.5, 0.1),
+  '-1 or at most the number of devices': 10_000,
+}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+  'words', script('make_settings').MUST_BE.items(), ids=lambda w: w[1][:40]
+)
+def test_what_a_field_must_be_is_checked_before_a_run(words):
+  fields, must_be = words
+  value = (
+    'of no such name' if must_be.startswith('one of ') else OUTSIDE[must_be]
+  )
+  for field in fields.split():
+    if field == 'job':  # tests/test_launch.py
+      continue
+    config = common.base()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=field.rpartition('.')[2]):
+      experiment.build(config)
+
+
+@pytest.mark.fast
+def test_the_fields_of_studies_and_pools_are_those_that_there_are():
+  made = script('make_settings')
+  assert tuple(made.POOL) == pool.FIELDS
+  found = set()
+  for path in (ROOT / 'configs' / 'studies').glob('*.py'):
+    module = importlib.import_module(f'configs.studies.{path.stem}')
+    if hasattr(module, 'get_config'):
+      found |= {*module.get_config().get('study', ())}
+  assert found <= set(made.STUDY)
+  source = inspect.getsource(study)
+  for field in made.STUDY:
+    assert re.search(rf"study(\.{field}\b|\.get\('{field}')", source), field
+
+
 @pytest.mark.fast
 def test_every_setting_has_a_meaning():
   rows = (ROOT / 'docs' / 'settings.md').read_text().splitlines()
@@ -70,6 +155,18 @@ def test_every_public_function_says_what_it_takes_gives_and_raises():
       assert 'Args:' in thing.__doc__, f'{name} lacks Args:'
       gives = re.search('Returns:|Yields:', thing.__doc__)
       assert gives, f'{name} lacks Returns: or Yields:'
+      raises = 'Raises:' in thing.__doc__ or name in CHECKS_NOTHING
+      assert raises, f'{name} lacks Raises:'
+
+
+@pytest.mark.fast
+def test_every_public_function_says_its_source_itself_or_beside_its_kin():
+  for room in ROOMS:
+    for name in room.__all__:
+      thing = getattr(room, name)
+      if inspect.isfunction(thing) and name not in WITHOUT_SOURCE:
+        text = inspect.getsource(inspect.getmodule(thing))
+        assert 'References:' in text, f'{name} says no source'
 
 
 def test_the_example_of_the_readme_prints_what_it_says():

@@ -50,7 +50,7 @@ def evaluate(
     encoder: What is evaluated; it stays frozen.
     data: ``tasks`` are solved one after the other.
     key: Not used: nothing here is random.
-    probes: Some of `PROBES`.
+    probes: Some of linear_probe, svm and knn.
     l2: Penalty of the linear probe, see `linear_probe.fit`.
     tol: Gradient tolerance of the linear probe.
     svm_c: scikit-learn's C of the linear SVM.

@@ -17,7 +17,8 @@ class Model(_layers.Network):
   Attributes:
     widths: Channels of each convolution.
     dense_width: Units of the dense layer.
-    activation: A name in `_layers.ACTIVATIONS`; smooth by default.
+    activation: 'elu', 'gelu', 'relu', 'silu', 'softplus' or 'tanh'; smooth by
+      default.
   """
 
   widths: tuple[int, ...] = (32, 64, 64)

@@ -12,8 +12,9 @@ class Model(_layers.Network):
 
   Attributes:
     widths: Units of each hidden layer.
-    activation: A name in `_layers.ACTIVATIONS`. Smooth by default, as the
-      theory of the Wasserstein adversary asks (Sinha et al., 2018).
+    activation: 'elu', 'gelu', 'relu', 'silu', 'softplus' or 'tanh'. Smooth by
+      default, as the theory of the Wasserstein adversary asks (Sinha et al.,
+      2018).
   """
 
   widths: tuple[int, ...] = (256, 256)

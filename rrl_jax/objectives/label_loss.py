@@ -36,15 +36,19 @@ def make(
   Args:
     apply_fn: The network.
     data: Not used; every objective takes it.
-    loss: A key of `LOSSES`; the other arguments are those of that function,
-      None for its default.
-    q: Of gce and apl.
-    alpha: Of sce and apl.
-    beta: Of sce, apl and bootstrapping.
-    gamma: Of focal and apl.
-    kind: Of bootstrapping.
-    active: Of apl.
-    passive: Of apl.
+    loss: 'gce', 'sce', 'mae', 'focal', 'bootstrapping' or 'apl', as `LOSSES`
+      says. The other arguments are those of that function of `losses`; None is
+      its default.
+    q: Of gce, and of apl with ngce; in [0, 1], larger ignores doubtful labels
+      more.
+    alpha: Weight of the cross entropy in sce, of the active loss in apl; at
+      least 0.
+    beta: Weight of the reverse cross entropy in sce, of the passive loss in
+      apl, at least 0; of the label in bootstrapping, in [0, 1].
+    gamma: Of focal, and of apl with nfl; at least 0, where 0 is cross entropy.
+    kind: Of bootstrapping, 'soft' or 'hard'.
+    active: Of apl, 'nce', 'nfl' or 'ngce'.
+    passive: Of apl, 'mae' or 'rce'.
 
   Raises:
     ValueError: No such loss, an argument that it does not have, or a value out

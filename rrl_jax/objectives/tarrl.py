@@ -67,7 +67,7 @@ def make(
     temperature: Of 'simclr' and 'supcon', positive.
     momentum: Of the teacher of 'byol', in [0, 1).
     strength: The weight lambda, at least 0; 0 leaves the attack out.
-    distance: D, one of `DISTANCES`.
+    distance: D: 'sq_l2', 'l2', 'cosine', 'unit_l2' or 'kl'.
     layer: What is held still: 'features' (what a probe reads, of which the
       bound speaks), 'embedding' or 'logits'.
     standardise: What features are divided by before D, once the batch's mean
