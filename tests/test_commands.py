@@ -1,15 +1,21 @@
 """Every command of the documentation is one that works as it is typed."""
 
+import copy
 import importlib
+import os
 import pathlib
 import re
 import shlex
 import signal
+import subprocess
 import time
 
+from absl import flags
+from ml_collections import config_flags
 import pytest
 
 import launch
+from rrl_jax.train import experiment
 from tests.launching import Command
 from tests.test_docs import PAGES, ROOT, blocks
 
@@ -17,8 +23,7 @@ PROGRAM = 'python launch.py '
 # Not run as they stand, and why.
 ELSEWHERE = {
   '--multihost': 'several processes: tests/test_multihost.py',
-  '--aot=v5e:16x16': 'compiles for minutes; a smaller topology is compiled',
-  '--config.data.name=mock': 'likewise, with --aot',
+  '--aot': 'compiles a ResNet for minutes: tests/train/test_aot.py, an MLP',
   '--config.job=evaluate': 'needs a finished run: tests/test_launch.py',
 }
 # What ends at once for want of data or of a package, with its exit code.
@@ -26,6 +31,18 @@ ABSENT = {
   'cifar10': 3,
   'waterbirds': 3,
   'tracker=wandb': 2,
+}
+
+
+# Lines of a shell that do not call launch.py, by what they begin with, and
+# where they are run.
+OTHERS = {
+  'python -m venv ': '.ci/run',
+  'pytest': '.ci/run',
+  'coverage run ': 'pytest itself, with what it covered written down',
+  'python -m benchmarks.scaling ': 'tests/train/test_aot.py, fewer devices',
+  'export ': 'below, with the scripts that read the variables',
+  'scripts/': 'below, printed and not done',
 }
 
 
@@ -46,6 +63,8 @@ def exception(command, table):
 
 
 COMMANDS = commands()
+SCRIPTS = [b for b in blocks(ROOT / 'docs/pods.md', 'bash') if 'export ' in b]
+CHECKED = [c for c in COMMANDS if '--config' in c and not exception(c, ABSENT)]
 RUN = [c for c in COMMANDS if not exception(c, ELSEWHERE)]
 
 
@@ -55,11 +74,64 @@ def test_there_are_commands_of_every_kind():
     assert any(word in command for command in COMMANDS), word
 
 
+def config_of(command):
+  """The config of a command, read as launch.py reads it."""
+  argv = ['launch.py', *shlex.split(command)]
+  launch._check_config(argv)
+  known = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=known, sys_argv=argv)
+  for flag in flags.FLAGS.flags_by_module_dict()['launch']:
+    if flag.name != 'config':
+      known[flag.name] = copy.deepcopy(flag)
+  left = known(argv)
+  assert len(left) == 1, f'{left[1:]} are not understood'
+  return known.config
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize('command', COMMANDS)
-def test_a_command_names_a_config_and_fields_that_exist(command):
+def test_a_command_has_flags_fields_and_values_that_are_known(command):
   if command != '--help':
-    launch._check_config(['launch.py', *shlex.split(command)])
+    config_of(command)
+
+
+@pytest.mark.parametrize('command', CHECKED)
+def test_a_command_passes_the_checks_that_need_no_data(command):
+  config = config_of(command)
+  if config.job == 'study':
+    runs = config.study.methods.values()
+  elif config.job == 'pool':
+    runs = config.pool.models.values()
+  else:
+    runs = [config]
+  for run in runs:
+    experiment.check(run)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.stem)
+def test_every_other_line_of_a_shell_is_run_somewhere(page):
+  for block in blocks(page, 'bash'):
+    for line in block.replace('\\\n', ' ').splitlines():
+      kinds = (PROGRAM, *OTHERS)
+      assert line.startswith(kinds), f'{line!r}: nothing runs it'
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('block', SCRIPTS)
+def test_commands_for_clusters_print_what_they_would_do(block):
+  assert 'scripts/' in block
+  printed = re.sub(r'(scripts/\w+\.sh)( --dry-run)?', r'\1 --dry-run', block)
+  done = subprocess.run(
+    ['bash', '-e', '-c', printed],
+    env={'PATH': os.environ['PATH'], 'HOME': '/home/me'},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout
 
 
 @pytest.mark.fast
@@ -74,28 +146,37 @@ def test_scripts_and_benchmarks_that_a_page_names_are_there(page):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-  """A folder with what the blocks of docs/data.md and methods.md write."""
+  """A folder with what the blocks of docs/data.md write, one by one."""
   folder = tmp_path_factory.mktemp('files')
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
-    for name in ('data', 'methods'):
-      for block in blocks(ROOT / 'docs' / f'{name}.md', 'python'):
-        exec(compile(block, f'{name}.md', 'exec'), {})  # noqa: S102
+    for block in blocks(ROOT / 'docs' / 'data.md', 'python'):
+      exec(compile(block, 'data.md', 'exec'), {})  # noqa: S102
   return folder
+
+
+@pytest.mark.fast
+def test_examples_write_the_files_that_the_commands_below_them_read(files):
+  read = {'images.npz', 'mine.npz', 'mnist', 'pictures'}
+  text = ' '.join(COMMANDS)
+  for name in read:
+    assert f'={name}' in text
+  assert {path.name for path in files.iterdir()} == read
 
 
 @pytest.mark.full
 @pytest.mark.parametrize('command', RUN)
 def test_a_command_runs_until_its_first_step(command, files, tmp_path, request):
-  if '--aot' in command:
-    request.getfixturevalue('libtpu')
   if 'fashion_mnist' in command or 'studies/indicators' in command:
     request.getfixturevalue('debian_fashion_mnist')
   words = [placed(word, files) for word in shlex.split(command)]
   words = [word for word in words if not word.startswith('--workdir')]
   root = tmp_path / 'run'
   started = Command(*words, f'--workdir={root}')
-  while not started.ended() and not has_logged(root):
+  deadline = time.monotonic() + 300
+  while not (
+    started.ended() or has_logged(root) or time.monotonic() > deadline
+  ):
     time.sleep(0.05)
   started.send(signal.SIGTERM)
   done = started.wait()
@@ -105,6 +186,8 @@ def test_a_command_runs_until_its_first_step(command, files, tmp_path, request):
     assert len(done.stderr.splitlines()) == 1
   else:
     assert done.returncode in (0, 75), done.stderr
+    if done.returncode == 75:
+      assert has_logged(root), 'no step in five minutes'
 
 
 def placed(word, files):

@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 
+import jax
 import pytest
 
 from configs import common
@@ -169,15 +170,30 @@ def test_every_public_function_says_its_source_itself_or_beside_its_kin():
         assert 'References:' in text, f'{name} says no source'
 
 
-def test_the_example_of_the_readme_prints_what_it_says():
-  text = (ROOT / 'README.md').read_text()
-  found = re.findall(r'```python\n(.*?)```\n(.*?)```\n(.*?)```', text, re.S)
-  assert len(found) == 1
-  for code, _, printed in found:
+@pytest.mark.parametrize('page', ['README.md', 'docs/methods.md'])
+def test_the_example_of_a_page_prints_what_it_says(page):
+  text = (ROOT / page).read_text()
+  found = re.findall(
+    r'^```python\n(.*?)^```\n\n```\n(.*?)^```', text, re.S | re.M
+  )
+  assert len(found) == len(blocks(ROOT / page, 'python')) == 1
+  for code, printed in found:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-      exec(compile(code, 'README.md', 'exec'), {})  # noqa: S102
-    assert said.getvalue().split() == printed.split()
+      exec(compile(code, page, 'exec'), {})  # noqa: S102
+    assert said.getvalue() == printed
+
+
+@pytest.mark.full
+def test_the_probe_of_the_pixels_reads_what_the_study_says(
+  debian_fashion_mnist, capsys
+):
+  page = ROOT / 'docs' / 'studies' / 'thanos_digits.md'
+  (code,) = blocks(page, 'python')
+  with jax.numpy_rank_promotion('allow'):  # As users have it.
+    exec(compile(code, page.name, 'exec'), {})  # noqa: S102
+  for line in capsys.readouterr().out.splitlines():
+    assert f'{100 * float(line.split()[1]):.1f}%' in page.read_text()
 
 
 @pytest.mark.fast
