@@ -197,6 +197,16 @@ def test_the_probe_of_the_pixels_reads_what_the_study_says(
 
 
 @pytest.mark.fast
+def test_the_files_of_a_label_loss_are_those_of_focal():
+  text = (ROOT / 'CONTRIBUTING.md').read_text()
+  recipe = text.partition('## Add a label loss')[2].partition('\n## ')[0]
+  files = re.findall(r'^\d+\. `([\w/.]+)`', recipe, re.M)
+  assert len(files) == 10
+  for file in set(files) - {'CHANGELOG.md'}:
+    assert re.search(r'\bfocal\b', (ROOT / file).read_text()), file
+
+
+@pytest.mark.fast
 def test_the_readme_is_short():
   lines = (ROOT / 'README.md').read_text().splitlines()
   assert len(lines) <= 130
