@@ -39,7 +39,7 @@ OTHERS = {
   'python -m venv ': '.ci/run',
   'pytest': '.ci/run',
   'coverage run ': 'pytest itself, with what it covered written down',
-  'python -m benchmarks.': 'by hand, for minutes; its flags are looked up below',
+  'python -m benchmarks.': 'by hand, for minutes; flags are looked up below',
   'export ': 'below, with the scripts that read the variables',
   'scripts/': 'below, printed and not done',
 }
