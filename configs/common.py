@@ -15,72 +15,98 @@ def base() -> ConfigDict:
   """Returns the config from which every config file starts."""
   config = ConfigDict()
 
-  # 'train', 'evaluate' (the last checkpoint), 'study', 'pool'.
+  # What the run does; evaluate measures its last checkpoint anew.
   config.job = 'train'
-  config.seed = 0  # Of the initial weights, batch order, augmentation.
-  config.batch_size = 128  # Over all devices of all processes.
+  config.seed = 0  # Decides initial weights, batch order, augmentation.
+  config.batch_size = 128  # Examples, over all devices of all processes.
   config.total_epochs = 100.0  # Passes over the training set.
-  config.total_steps = optional(int)  # Wins over epochs.
+  config.total_steps = optional(int)  # If given, in place of total_epochs.
   config.log_steps = 20  # A line of metrics.jsonl every so many steps.
   config.ckpt_steps = 200  # A checkpoint every so many steps, and at the end.
   config.keep_last = 3  # Checkpoints that stay on disk.
-  config.micro_batches = 1  # Parts of a batch, one after the other; one update.
-  config.interim_steps = 0  # `interim_evals` every so many steps; 0 never.
+  # Parts of a batch, computed one after the other for one update.
+  config.micro_batches = 1
+  # `interim_evals` are run every so many steps; 0 never.
+  config.interim_steps = 0
   config.tracker = 'none'  # 'wandb' sends the metrics there too.
 
   config.data = ConfigDict()
-  config.data.name = 'digits'  # A module of rrl_jax.data.
-  config.data.kw = _source_kw()  # Its own arguments; None leaves one out.
-  config.data.seed = 0  # Of thinning and of what `validation` holds out.
-  config.data.split_seed = 0  # Of the test split, where a set has none.
-  config.data.classes = ''  # Which to keep: '' all, '0-5,8', or names.
-  config.data.coarse = ''  # '' none, 'source', 'cifar10', ..., 'a=0-3 b=4-6'.
-  config.data.concepts = 'class'  # fine, coarse, group, or 'a=0-3 b=4-6'.
-  config.data.imbalance = ''  # '1.0,0.25', 'cat=0.1', 'exp:100', 'within:...'.
-  config.data.groups = ConfigDict()  # By which a classifier is judged.
-  # none, patch, colour, background, attribute, fine.
-  config.data.groups.kind = 'none'
-  config.data.groups.strength = 0.95  # Share with its class's attribute.
-  config.data.groups.test_strength = optional(float)  # None: independent.
-  config.data.groups.num_attributes = optional(int)  # None: one a class.
-  config.data.groups.seed = 0  # Of which images get which attribute.
-  config.data.inferred_groups = optional(str)  # figures.npz of infer_groups.
-  config.data.noise = ConfigDict()  # Flips labels of the training split.
-  config.data.noise.kind = 'none'  # symmetric, asymmetric, pair, instance, ...
-  config.data.noise.rate = 0.0  # Fraction of each class's labels.
-  config.data.noise.seed = 0  # Of which labels are flipped, and to what.
-  config.data.noise.exact = True  # That many of a class; False draws each.
-  config.data.noise.mapping = ''  # Of asymmetric: 'cifar10', '9>1 3<>5', ...
-  config.data.noise.confusion = optional(str)  # Of instance: a logits file.
+  config.data.name = 'digits'  # The source, a module of rrl_jax.data.
+  # The source's own arguments, below; None leaves one out.
+  config.data.kw = _source_kw()
+  # Decides which examples `imbalance` keeps and `validation` holds out.
+  config.data.seed = 0
+  # Decides the test split of a set that has none.
+  config.data.split_seed = 0
+  config.data.classes = ''  # Classes kept: '' all, '0-5,8', or names.
+  # Merged classes that training sees: '', 'source', a map, 'a=0-3 b=4-6'.
+  config.data.coarse = ''
+  # Groups of classes: class, fine, coarse, group, or 'a=0-3 b=4-6'.
+  config.data.concepts = 'class'
+  # Share of each concept kept: '1.0,0.25', 'cat=0.1', 'exp:100', 'within:1,.5'.
+  config.data.imbalance = ''
+  # Classes crossed with an attribute, by which a classifier is judged.
+  config.data.groups = ConfigDict()
+  config.data.groups.kind = 'none'  # What the attribute is.
+  # Share of a class's training images that have the attribute of their class.
+  config.data.groups.strength = 0.95
+  # The same in the test split; None makes it independent of the class.
+  config.data.groups.test_strength = optional(float)
+  # Values of the attribute; None for one per class.
+  config.data.groups.num_attributes = optional(int)
+  config.data.groups.seed = 0  # Decides which images get which attribute.
+  # A figures.npz of the evaluator infer_groups, in place of true groups.
+  config.data.inferred_groups = optional(str)
+  config.data.noise = ConfigDict()  # Wrong labels in the training split.
+  config.data.noise.kind = 'none'  # How a label is changed.
+  config.data.noise.rate = 0.0  # Fraction of each class's labels changed.
+  config.data.noise.seed = 0  # Decides which labels change, and to what.
+  # Whether exactly that fraction changes; False draws each label by itself.
+  config.data.noise.exact = True
+  # Of asymmetric, which class becomes which: a map's name, or '9>1 3<>5'.
+  config.data.noise.mapping = ''
+  # Of instance: an npz file with logits or probs of the training examples.
+  config.data.noise.confusion = optional(str)
   config.data.abnormal = ConfigDict()  # Images that belong to no class.
-  config.data.abnormal.kind = 'none'  # noise, blend, source.
-  config.data.abnormal.rate = 0.0  # Fraction of the training split.
-  config.data.abnormal.seed = 0  # Of which images are replaced.
-  config.data.abnormal.name = optional(str)  # Of source: whose images.
-  config.data.abnormal.kw = _source_kw()
-  config.data.abnormal.classes = ''  # Of source: which of its classes.
-  config.data.validation = 0.0  # Fraction of train that replaces test.
-  config.data.sampling = 'uniform'  # Or concept_balanced, class_balanced.
-  config.data.device_bytes = 2**30  # Sets up to this size live on the device.
-  config.data.num_threads = 8  # Readers of a set that does not.
+  # Random pixels, means of two images, or images of another source.
+  config.data.abnormal.kind = 'none'
+  # Fraction of the training split that they replace.
+  config.data.abnormal.rate = 0.0
+  config.data.abnormal.seed = 0  # Decides which images are replaced.
+  config.data.abnormal.name = optional(str)  # Of source: its data.name.
+  config.data.abnormal.kw = _source_kw()  # Of source: its data.kw.
+  config.data.abnormal.classes = ''  # Of source: which classes, '' all.
+  # Fraction of the training split that is held out in place of the test split.
+  config.data.validation = 0.0
+  config.data.sampling = 'uniform'  # What is equally common in batches.
+  # Sets of at most so many bytes stay on the devices.
+  config.data.device_bytes = 2**30
+  config.data.num_threads = 8  # Threads that read a larger set.
   config.data.augment = ConfigDict()
   config.data.augment.crop = 0  # Pad by so many pixels, crop back at random.
   config.data.augment.flip = False  # Mirror half of the images.
-  config.data.augment.resized_crop = 0  # Output size; 0 is off.
-  config.data.augment.scale = (0.08, 1.0)  # Its area, of the image's.
-  config.data.augment.ratio = (3 / 4, 4 / 3)  # Its width over its height.
-  config.data.augment.jitter = 0.0  # Strength of the colour jitter, to 1.25.
-  config.data.augment.jitter_probability = 0.8  # Of jittering an image.
+  # Side in pixels to which a random crop is resized; 0 is off.
+  config.data.augment.resized_crop = 0
+  # Of resized_crop: its area as a share of the image's.
+  config.data.augment.scale = (0.08, 1.0)
+  # Of resized_crop: its width over its height.
+  config.data.augment.ratio = (3 / 4, 4 / 3)
+  config.data.augment.jitter = 0.0  # Strength of the colour jitter.
+  config.data.augment.jitter_probability = 0.8  # Of jitter for an image.
   config.data.augment.grayscale = 0.0  # Probability of losing its colours.
   config.data.augment.blur = 0.0  # Probability of a Gaussian blur.
   config.data.augment.solarize = 0.0  # Probability of inverting bright pixels.
-  config.data.augment.decay_stages = 0  # In which it gets weaker; 0 never.
-  config.data.augment.final_strength = 0.0  # Approached by then; 1 is full.
-  config.data.augment.views = 0  # Augmentations in batch['views']; 0 none.
+  # Stages in which all augmentation gets weaker over the run; 0 keeps it.
+  config.data.augment.decay_stages = 0
+  # Strength that it approaches by the end; 1 is full.
+  config.data.augment.final_strength = 0.0
+  # Augmented views of an image in a batch, for objectives that compare them.
+  config.data.augment.views = 0
 
   config.model = ConfigDict()
-  config.model.name = 'mlp'  # A module of rrl_jax.models.
-  config.model.kw = ConfigDict(  # Its own arguments; None leaves one out.
+  config.model.name = 'mlp'  # The network, a module of rrl_jax.models.
+  # The network's own arguments, below; None leaves one out.
+  config.model.kw = ConfigDict(
     {
       'widths': optional(tuple),  # mlp, cnn.
       'activation': optional(str),
@@ -100,31 +126,39 @@ def base() -> ConfigDict:
   )
 
   config.objective = ConfigDict()
-  config.objective.name = 'erm'  # A module of rrl_jax.objectives.
-  config.objective.kw = ConfigDict()
+  # What is minimised, a module of rrl_jax.objectives.
+  config.objective.name = 'erm'
+  config.objective.kw = ConfigDict()  # Its own arguments, below.
 
   config.optim = ConfigDict()
-  config.optim.name = 'sgd'  # An optimizer of optax: sgd, adam, adamw, ...
-  config.optim.kw = ConfigDict()  # Its own arguments.
+  config.optim.name = 'sgd'  # An optimizer of optax.
+  config.optim.kw = ConfigDict()  # Its own arguments, as optax has them.
   config.optim.momentum = 0.0  # Where the optimizer has it: sgd, rmsprop.
-  config.optim.nesterov = False  # Likewise.
+  config.optim.nesterov = False  # Nesterov's momentum, for the same ones.
   config.optim.lr = 0.1  # Peak learning rate.
-  config.optim.schedule = 'cosine'  # 'constant', 'cosine', 'piecewise'.
+  config.optim.schedule = 'cosine'  # Of the learning rate, after `warmup`.
   config.optim.warmup = 0.0  # Fraction of the run with a rising rate.
-  config.optim.boundaries = (0.5, 0.75)  # Of 'piecewise': a tenth from there.
+  # Of piecewise: parts of the run after each of which the rate is a tenth.
+  config.optim.boundaries = (0.5, 0.75)
   config.optim.weight_decay = 0.0  # On kernels only, not biases or scales.
-  config.optim.grad_clip_norm = 0.0  # Global norm; 0 does not clip.
-  config.optim.ema_decay = 0.0  # Of what is evaluated instead; 0 keeps none.
+  # Global norm to which gradients are clipped; 0 does not clip.
+  config.optim.grad_clip_norm = 0.0
+  # Of the average of the weights that is evaluated in their place; 0 for none.
+  config.optim.ema_decay = 0.0
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # Devices on the 'data' axis; -1 takes all there are.
-  config.mesh.fsdp = 0  # Splits weights of so many numbers or more; 0 none.
+  config.mesh.data = -1  # Devices over which a batch is split; -1 takes all.
+  # Arrays of so many numbers or more are split over the devices; 0 none.
+  config.mesh.fsdp = 0
 
-  config.evals = ConfigDict()  # Module of rrl_jax.evals -> its arguments.
-  config.interim_evals = ConfigDict()  # The same, while training.
-  config.eval_batch_size = 512  # Over all devices; changes no number.
-  config.features = optional(str)  # An npz file: scored, nothing is trained.
-  config.transfer = ConfigDict()  # Target task -> fields of data to change.
+  config.evals = ConfigDict()  # Evaluator -> its arguments, below.
+  config.interim_evals = ConfigDict()  # The same, every `interim_steps`.
+  # Examples of a batch in evaluations, over all devices; changes no number.
+  config.eval_batch_size = 512
+  # An npz file of an encoder's features; scored in place of training.
+  config.features = optional(str)
+  # Name of a target task -> the fields of `data` in which it differs.
+  config.transfer = ConfigDict()
   return config
 
 
