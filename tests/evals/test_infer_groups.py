@@ -323,7 +323,7 @@ def test_umap_has_the_settings_of_george(rng, monkeypatch):
 
 def test_without_umap_it_is_said_how_to_get_it_before_any_work(monkeypatch):
   monkeypatch.setitem(sys.modules, 'umap', None)
-  with pytest.raises(ConfigError, match=r"pip install 'rrl_jax\[umap\]'") as e:
+  with pytest.raises(ConfigError, match=r"pip install -e '.\[umap\]'") as e:
     evals.check({'infer_groups': {'reduce': 'umap'}})
   assert '\n' not in str(e.value)
 

@@ -129,7 +129,7 @@ def test_interim_numbers_need_no_resamples():
 @pytest.mark.fast
 def test_cleanlab_is_asked_where_it_is_installed():
   if importlib.util.find_spec('cleanlab') is None:
-    with pytest.raises(ConfigError, match=r"pip install 'rrl_jax\[cleanlab\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[cleanlab\]'"):
       run(noisy_data(), cleanlab=True)
     return
   with warnings.catch_warnings():
