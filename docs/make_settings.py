@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from configs import common  # noqa: E402
 from rrl_jax import attacks, data, evals, models, objectives  # noqa: E402
 from rrl_jax.data import abnormal, groups, noise, pipeline  # noqa: E402
+from rrl_jax.models import _composition, _layers  # noqa: E402
 from rrl_jax.studies import pool, study  # noqa: E402
 from rrl_jax.train import optim  # noqa: E402
 
@@ -94,10 +95,12 @@ POOL = {
 }
 OPENING = """# Settings
 
-Made by `python docs/make_settings.py` from signatures and docstrings. A setting
-is changed by `--config.<field>=<value>`. An unknown name, a wrong type or a
-value out of range is one line and exit code 2, before any work. An empty
-default means that the setting is off or follows from others.
+Made by `python docs/make_settings.py` from signatures and docstrings. A field
+that a config has is changed by `--config.<field>=<value>`. What it leaves out
+(another evaluator, `model.kw.width`, `optim.kw.b1`) is set in a config file,
+as in `config.evals.calibration = {'num_bins': 10}`. An unknown name, a wrong
+type or a value out of range is one line and exit code 2, before any work. An
+empty default means that the setting is off or follows from others.
 [methods.md](methods.md) says how the settings of a method work together."""
 
 
@@ -116,7 +119,9 @@ def page() -> str:
   ]
   parts += _modules('Objectives', 'objective.kw', objectives, _objective)
   parts += _modules('Evaluators', 'evals.{}', evals, _evaluator)
-  parts += _modules('Networks', 'model.kw', models, _network)
+  heading, *networks = _modules('Networks', 'model.kw', models, _network)
+  every = _table(('`model.kw.`', 'default', 'meaning'), _every_network())
+  parts += [heading, '### every network', every, *networks]
   parts += _modules('Data sources', 'data.kw', data, _source)
   parts += _studies()
   parts.append('## Attacks\n\nArguments of the functions of `rrl_jax.attacks`.')
@@ -240,16 +245,24 @@ def _evaluator(module):
     yield name, default, words, meaning
 
 
+def _every_network():
+  """Attributes of every network, and of what can stand beside it."""
+  for kind in (_layers.Network, _composition.Composition):
+    for name, text in _described(kind.__doc__, 'Attributes').items():
+      if name != 'num_classes':  # By the data.
+        yield f'`{name}`', _default(getattr(kind, name)), text
+
+
 def _network(module):
-  """Attributes of the network's class and of those that it extends."""
+  """Attributes of the network's class that not every network has."""
   model = module.Model
   texts = {}
   for kind in reversed(model.__mro__):
-    if kind.__module__.startswith('rrl_jax'):
+    if issubclass(kind, _layers.Network) and kind is not _layers.Network:
       texts |= _described(kind.__doc__, 'Attributes')
   for name, text in texts.items():
-    if name in model.__dataclass_fields__ and name != 'num_classes':
-      yield f'`{name}`', _default(getattr(model, name, None)), text
+    if name in model.__dataclass_fields__:
+      yield f'`{name}`', _default(getattr(model, name)), text
 
 
 def _parameters(function):

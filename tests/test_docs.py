@@ -128,6 +128,17 @@ def test_the_fields_of_studies_and_pools_are_those_that_there_are():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+  ('field', 'section'), [('model', 'Networks'), ('data', 'Data sources')]
+)
+def test_the_page_has_each_argument_of_networks_and_sources(field, section):
+  text = (ROOT / 'docs' / 'settings.md').read_text()
+  text = text.partition(f'\n## {section}\n')[2].partition('\n## ')[0]
+  for name in common.base()[field].kw:
+    assert f'\n| `{name}` |' in text, name
+
+
+@pytest.mark.fast
 def test_every_setting_has_a_meaning():
   rows = (ROOT / 'docs' / 'settings.md').read_text().splitlines()
   assert not [row for row in rows if re.search(r'\| *\|$', row)]

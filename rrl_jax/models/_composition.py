@@ -16,11 +16,11 @@ class Composition:
   Attributes:
     decoder: 'none'; 'mirror', the network in opposite order; or the name of
       another network, whose mirror in its default size it is.
-    decoder_condition: As in `_autoencoder.Autoencoder`.
-    decoder_output: Likewise.
+    decoder_condition: How the class enters the decoder: 'encoder', through the
+      features alone; 'label', as an input beside them.
+    decoder_output: 'sigmoid', images in (0, 1), or 'linear', without a bound.
     encoders: 'one', which the decoder follows; 'two', a contrastive one and
-      one with the decoder, learning apart; 'joint', both under one classifier,
-      see `_two_encoders.TwoEncoders`.
+      one with the decoder, learning apart; 'joint', both under one classifier.
   """
 
   decoder: str = 'none'
