@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 from absl import flags
@@ -16,7 +17,7 @@ import pytest
 
 import launch
 from rrl_jax.train import experiment
-from tests.launching import Command
+from tests.launching import Command, environment
 from tests.test_docs import PAGES, ROOT, blocks
 
 PROGRAM = 'python launch.py '
@@ -39,9 +40,23 @@ OTHERS = {
   'python -m venv ': '.ci/run',
   'pytest': '.ci/run',
   'coverage run ': 'pytest itself, with what it covered written down',
-  'python -m benchmarks.': 'by hand, for minutes; flags are looked up below',
+  'python -m benchmarks.': 'by hand, for minutes; below with less to do',
   'export ': 'below, with the scripts that read the variables',
   'scripts/': 'below, printed and not done',
+}
+# With what a benchmark is done in seconds.
+BENCHMARKS = {
+  'auto_attack': '--examples=2 --repeats=1 --channels=2 --batch_size=2',
+  'contrastive': '--num=64 --dim=8 --rounds=1',
+  'corruptions': '--images=2 --peer_images=1 --rounds=1 --only=fog',
+  'multicut': '--nodes=50 --instances=1 --largest=50 --rows=100',
+  'pgd': '--rounds=1 --only=cnn',
+}
+# Those that nothing makes short, and why; they are imported.
+LONG_BENCHMARKS = {
+  'noise_estimate': 'trains sixteen networks',
+  'scaling': 'compiles ResNet-50 for each topology',
+  'step_cost': 'compiles fourteen steps of a ResNet',
 }
 
 
@@ -143,6 +158,38 @@ def test_scripts_and_benchmarks_that_a_page_names_are_there(page):
       assert f"'{flag}'" in source, f'{module} has no {flag}'
   for path in re.findall(r'python ((?:docs|tests)/[\w/]+\.py)', text):
     assert (ROOT / path).exists(), path
+
+
+@pytest.mark.fast
+def test_every_benchmark_is_tried():
+  names = {path.stem for path in (ROOT / 'benchmarks').glob('[a-z]*.py')}
+  assert names == BENCHMARKS.keys() | LONG_BENCHMARKS.keys()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', BENCHMARKS)
+def test_a_small_benchmark_prints_numbers(name):
+  done = python('-m', f'benchmarks.{name}', *BENCHMARKS[name].split())
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'\d\.\d', done.stdout), done.stdout
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', LONG_BENCHMARKS)
+def test_a_long_benchmark_is_imported(name):
+  done = python('-c', f'from benchmarks import {name}; {name}.main')
+  assert done.returncode == 0, done.stderr
+
+
+def python(*args):
+  return subprocess.run(
+    [sys.executable, *args],
+    env=environment(),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 @pytest.fixture(scope='module')
