@@ -1,13 +1,12 @@
 """A network whose features and logits are linear in the pixels."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rrl_jax import objectives
 from rrl_jax.typing import DataSpec
+from tests.contracts import Results
 
 NUM_CLASSES = 3
 
@@ -40,25 +39,31 @@ def make(name, **kw):
 
 
 def draw_params(rng):
-  """Weights for images of 16 pixels."""
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  """Weights for images of 16 pixels, as NumPy arrays."""
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   return {'in': draw(16, 5), 'out': draw(5, NUM_CLASSES), 'predict': draw(5, 5)}
 
 
 def draw_batch(rng):
   """Eight images, in two views, at least 0.3 from black and white."""
-  views = jnp.asarray(rng.uniform(0.3, 0.7, size=(8, 2, 4, 4, 1)), jnp.float32)
+  views = rng.uniform(0.3, 0.7, size=(8, 2, 4, 4, 1)).astype(np.float32)
   return {
     'image': views[:, 0],
     'views': views,
-    'label': jnp.asarray([0, 1, 2, 0, 1, 2, 0, 1]),
-    'index': jnp.arange(8),
+    'label': np.array([0, 1, 2, 0, 1, 2, 0, 1], np.int32),
+    'index': np.arange(8, dtype=np.int32),
   }
+
+
+def draw():
+  """``(params, batch)``, the same ones each time."""
+  rng = np.random.default_rng(0)
+  return draw_params(rng), draw_batch(rng)
 
 
 def passes():
   """The state of the network before the first pass."""
-  return {'clean': jnp.zeros(()), 'adversarial': jnp.zeros(())}
+  return {name: np.zeros((), np.float32) for name in ('clean', 'adversarial')}
 
 
 def init(objective, params, batch):
@@ -66,20 +71,33 @@ def init(objective, params, batch):
   return objective.init(params, passes(), batch, jax.random.key(0))
 
 
-@functools.cache
-def _compiled(objective):
-  """Value and gradient, compiled once for all steps."""
-  return jax.jit(jax.value_and_grad(objective, has_aux=True))
-
-
-def run(objective, params, batch, step=0, aux_state=None):
+def take(objective, params, batch, step=0, aux_state=None):
   """``(loss, gradient, model_state, aux_state, metrics)`` of one step."""
   if aux_state is None:
     aux_state = init(objective, params, batch)
-  (loss, (state, aux_state, metrics)), grads = _compiled(objective)(
-    params, passes(), aux_state, batch, jax.random.key(0), step
-  )
+  (loss, (state, aux_state, metrics)), grads = jax.value_and_grad(
+    objective, has_aux=True
+  )(params, passes(), aux_state, batch, jax.random.key(0), step)
   return loss, grads, state, aux_state, metrics
+
+
+def together(cases, *args, alone=()):
+  """What each case gives, compiled as one program.
+
+  Args:
+    cases: Functions of ``args`` by name.
+    *args: Trees of arrays.
+    alone: Names of cases that are compiled by themselves, if asked for.
+
+  Returns:
+    Trees of NumPy arrays by name.
+  """
+
+  def run(names):
+    every = lambda *args: {name: cases[name](*args) for name in names}
+    return jax.jit(every)(*args)
+
+  return Results([name for name in cases if name not in alone], run)
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):

@@ -1,5 +1,7 @@
 """ACL, DynACL, RoCL and DeACL are the sums their papers' codes minimise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -10,18 +12,116 @@ from rrl_jax import losses
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import sharding
 from tests.objectives import linear
+from tests.tiers import first
 
 TINY = 1e-7  # A ball in which nothing changes.
 
 
-@pytest.fixture
-def params(rng):
-  return linear.draw_params(rng)
+def of(name, **kw):
+  return functools.partial(linear.take, linear.make(name, **kw))
+
+
+def dynacl(params, batch):
+  """``(loss, metrics)`` at several steps."""
+  objective = linear.make(
+    'acl', weight=5 / 3, ramp_steps=100, ramp_stages=4, inner_steps=1
+  )
+
+  def at(step):
+    loss, _, _, _, metrics = linear.take(objective, params, batch, step)
+    return loss, metrics
+
+  return jax.lax.map(at, jnp.array([0, 24, 25, 60, 99, 500]))
+
+
+def averaged(params, batch):
+  """A first step, and the teacher after one of other weights."""
+  objective = linear.make('acl', momentum=0.9, epsilon=TINY, inner_steps=1)
+  begun = linear.take(objective, params, batch)
+  other = jax.tree.map(lambda leaf: leaf + 1, params)
+  _, _, _, aux_state, _ = linear.take(objective, other, batch, 0, begun[3])
+  return begun, aux_state['teacher']['params']
+
+
+def one_sided(params, batch):
+  """The slope of SimCLR that does not reach the second view's encoder."""
+
+  def loss(weights):
+    def embed(view):
+      flat = batch['views'][:, view].reshape(8, -1)
+      return losses.l2_normalize(jnp.tanh(flat @ weights['in']))
+
+    both = jnp.concatenate([embed(0), jax.lax.stop_gradient(embed(1))])
+    ids = jnp.tile(jnp.arange(8), 2)
+    return jnp.mean(losses.infonce(both, ids, temperature=0.5))
+
+  return jax.grad(loss)(params)
+
+
+def draw_student():
+  return linear.draw_params(np.random.default_rng(1))
+
+
+def deacl(params, batch):
+  """Steps 2, 3 and 4, of which the student takes the third."""
+  objective = linear.make(
+    'deacl', teacher_steps=3, beta=2.0, epsilon=0.1, inner_steps=2
+  )
+
+  def step(aux_state, now):
+    found = linear.take(objective, now['params'], batch, now['step'], aux_state)
+    return found[3], found
+
+  weights = [params, draw_student(), params]
+  _, found = jax.lax.scan(
+    step,
+    linear.init(objective, params, batch),
+    {
+      'params': jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights),
+      'step': jnp.array([2, 3, 4]),
+    },
+  )
+  return found
+
+
+CASES = {
+  'simclr': of('simclr'),
+  'acl': of('acl', epsilon=0.2, temperature=0.3, inner_steps=2),
+  'acl, tiny': of('acl', epsilon=TINY, inner_steps=1),
+  'dynacl': dynacl,
+  'averaged': averaged,
+  'one-sided': one_sided,
+  'rocl': of('rocl', epsilon=TINY, temperature=0.3, beta=0.25, inner_steps=1),
+  'rocl, stronger': of(
+    'rocl', epsilon=0.2, temperature=0.3, beta=0.25, inner_steps=2
+  ),
+  'deacl': deacl,
+}
+# What is compared with itself on eight devices, in the full tier.
+ALIKE = {
+  'acl, average': of('acl', epsilon=0.1, momentum=0.9, inner_steps=1),
+  'rocl, default': of('rocl', epsilon=0.1, inner_steps=1),
+  'deacl, distils': of('deacl', epsilon=0.1, teacher_steps=0, inner_steps=1),
+  'tarrl': of('tarrl', epsilon=0.1, inner_steps=1),
+  'tarrl, free': of(
+    'tarrl', epsilon=0.1, base='byol', attack='base_gradient', stop='clean'
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def found():
+  return linear.together(CASES | ALIKE, *linear.draw(), alone=ALIKE)
 
 
 @pytest.fixture
-def batch(rng):
-  return linear.draw_batch(rng)
+def params():
+  return linear.draw()[0]
+
+
+@pytest.fixture
+def batch():
+  return linear.draw()[1]
 
 
 def unit_embeddings(params, images):
@@ -49,10 +149,11 @@ def nt_xent(embeddings, num_views, temperature):
   )
 
 
-def test_acl_is_half_of_the_clean_and_half_of_the_attacked_pair(params, batch):
-  objective = linear.make('acl', epsilon=0.2, temperature=0.3, inner_steps=2)
-  loss, _, state, _, metrics = linear.run(objective, params, batch)
-  views = jnp.concatenate([batch['views'][:, 0], batch['views'][:, 1]])
+def test_acl_is_half_of_the_clean_and_half_of_the_attacked_pair(
+  found, params, batch
+):
+  loss, _, state, _, metrics = found['acl']
+  views = np.concatenate([batch['views'][:, 0], batch['views'][:, 1]])
   clean = nt_xent(unit_embeddings(params, views), 2, 0.3).mean()
   linear.close(metrics['clean_loss'], clean)
   linear.close(loss, (metrics['clean_loss'] + metrics['adversarial_loss']) / 2)
@@ -60,96 +161,65 @@ def test_acl_is_half_of_the_clean_and_half_of_the_attacked_pair(params, batch):
   assert (state['clean'], state['adversarial']) == (1, 1)
 
 
-@pytest.mark.full
-def test_acl_in_a_ball_of_no_size_is_simclr(params, batch):
-  ours = linear.run(
-    linear.make('acl', epsilon=TINY, inner_steps=1), params, batch
+def test_acl_in_a_ball_of_no_size_is_simclr(found):
+  linear.close(
+    found['acl, tiny'][:2], found['simclr'][:2], rtol=1e-4, atol=1e-5
   )
-  theirs = linear.run(linear.make('simclr'), params, batch)
-  linear.close(ours[:2], theirs[:2], rtol=1e-4, atol=1e-5)
 
 
-def test_the_weight_of_dynacl_rises_in_stages(params, batch):
-  objective = linear.make(
-    'acl', weight=5 / 3, ramp_steps=100, ramp_stages=4, inner_steps=1
+def test_the_weight_of_dynacl_rises_in_stages(found):
+  loss, metrics = found['dynacl']
+  weight = 1 + (2 / 3) * np.array([0, 0, 1, 2, 3, 4]) / 4
+  np.testing.assert_allclose(metrics['adversarial_weight'], weight, rtol=1e-6)
+  linear.close(
+    loss,
+    (2 - weight) / 2 * metrics['clean_loss']
+    + weight / 2 * metrics['adversarial_loss'],
   )
-  for step, done in ((0, 0), (24, 0), (25, 1), (60, 2), (99, 3), (500, 4)):
-    loss, _, _, _, metrics = linear.run(objective, params, batch, step)
-    weight = 1 + (2 / 3) * done / 4
-    np.testing.assert_allclose(metrics['adversarial_weight'], weight, rtol=1e-6)
-    linear.close(
-      loss,
-      (2 - weight) / 2 * metrics['clean_loss']
-      + weight / 2 * metrics['adversarial_loss'],
-    )
 
 
-@pytest.mark.full
-def test_the_average_of_the_weights_embeds_the_second_view(params, batch):
-  kw = {'epsilon': TINY, 'inner_steps': 1}
-  plain = linear.run(linear.make('acl', **kw), params, batch)
-  objective = linear.make('acl', momentum=0.9, **kw)
-  averaged = linear.run(objective, params, batch)
+def test_the_average_of_the_weights_embeds_the_second_view(found, params):
+  plain = found['acl, tiny']
+  averaged, teacher = found['averaged']
   linear.close(averaged[0], plain[0], rtol=1e-4)  # They begin alike.
   assert np.abs(averaged[1]['in'] - plain[1]['in']).max() > 1e-3
-  teacher = averaged[3]['teacher']
-  other = jax.tree.map(lambda leaf: leaf + 1, params)
-  _, _, _, aux_state, _ = linear.run(
-    objective, other, batch, aux_state={'teacher': teacher}
-  )
   linear.close(
-    aux_state['teacher']['params'],
-    jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params, other),
+    teacher,
+    jax.tree.map(
+      lambda old, new: 0.9 * old + 0.1 * (new + 1),
+      averaged[3]['teacher']['params'],
+      params,
+    ),
   )
-
-  def one_sided(weights):  # No gradient reaches the second view's encoder.
-    def embed(view):
-      flat = batch['views'][:, view].reshape(8, -1)
-      return losses.l2_normalize(jnp.tanh(flat @ weights['in']))
-
-    both = jnp.concatenate([embed(0), jax.lax.stop_gradient(embed(1))])
-    ids = jnp.tile(jnp.arange(8), 2)
-    return jnp.mean(losses.infonce(both, ids, temperature=0.5))
-
-  linear.close(averaged[1], jax.jit(jax.grad(one_sided))(params), 1e-4, 1e-5)
+  # No gradient reaches the second view's encoder.
+  linear.close(averaged[1], found['one-sided'], 1e-4, 1e-5)
 
 
-@pytest.mark.full
-def test_rocl_is_the_loss_of_three_views_and_a_little_of_two(params, batch):
-  objective = linear.make(
-    'rocl', epsilon=TINY, temperature=0.3, beta=0.25, inner_steps=1
-  )
-  loss, _, state, _, metrics = linear.run(objective, params, batch)
+def test_rocl_is_the_loss_of_three_views_and_a_little_of_two(
+  found, params, batch
+):
+  loss, _, state, _, _ = found['rocl']
   first, second = batch['views'][:, 0], batch['views'][:, 1]
-  three = unit_embeddings(params, jnp.concatenate([first, second, first]))
+  three = unit_embeddings(params, np.concatenate([first, second, first]))
   expected = nt_xent(three, 3, 0.3).sum() / len(three)
-  pair = unit_embeddings(params, jnp.concatenate([first, second]))
+  pair = unit_embeddings(params, np.concatenate([first, second]))
   expected += 0.25 * nt_xent(pair, 2, 0.3).mean()
   linear.close(loss, expected, rtol=1e-4)
   assert (state['clean'], state['adversarial']) == (1, 1)
-  stronger, weaker = (
-    linear.run(
-      linear.make('rocl', epsilon=epsilon, inner_steps=2), params, batch
-    )
-    for epsilon in (0.2, 0.02)
-  )
-  assert stronger[4]['adversarial_loss'] > weaker[4]['adversarial_loss']
+  stronger, weaker = found['rocl, stronger'][4], found['rocl'][4]
+  assert stronger['adversarial_loss'] > weaker['adversarial_loss']
 
 
-def test_deacl_first_teaches_then_distils(params, batch, rng):
-  objective = linear.make(
-    'deacl', teacher_steps=3, beta=2.0, epsilon=0.1, inner_steps=2
+def test_deacl_first_teaches_then_distils(found, params, batch):
+  teaching, begun, later = (
+    jax.tree.map(lambda leaf, step=step: leaf[step], found['deacl'])
+    for step in range(3)
   )
-  aux_state = linear.init(objective, params, batch)
-  simclr = linear.run(linear.make('simclr'), params, batch)
-  teaching = linear.run(objective, params, batch, 2, aux_state)
-  linear.close(teaching[:2], simclr[:2])
+  linear.close(teaching[:2], found['simclr'][:2])
   # At the third step the network itself becomes the teacher.
-  student = linear.draw_params(rng)
-  begun = linear.run(objective, student, batch, 3, teaching[3])
+  student = draw_student()
   linear.close(begun[3]['teacher']['params'], student)
   linear.close(begun[4]['teacher_distance'], 0.0, atol=1e-5)
-  later = linear.run(objective, params, batch, 4, begun[3])
   linear.close(later[3]['teacher']['params'], student)
   features = lambda weights: (
     np.asarray(batch['views'][:, 0], np.float64).reshape(8, -1)
@@ -167,25 +237,15 @@ def test_deacl_first_teaches_then_distils(params, batch, rng):
   assert np.isnan(later[4]['view_cosine'])  # Known in the first stage only.
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
-  ('name', 'kw'),
-  [
-    ('acl', {'momentum': 0.9}),
-    ('rocl', {}),
-    ('deacl', {'teacher_steps': 0}),
-    ('tarrl', {'base': 'byol', 'attack': 'base_gradient', 'stop': 'clean'}),
-    ('tarrl', {}),
-  ],
+  ('name', 'number'),
+  first([('rocl, stronger', 2), *((name, 8) for name in ALIKE)]),
 )
-def test_one_device_equals_eight(params, batch, name, kw):
-  if name != 'tarrl' or not kw:
-    kw = kw | {'inner_steps': 1}
-  objective = linear.make(name, epsilon=0.1, **kw)
-  one = linear.run(objective, params, batch)
-  rows = NamedSharding(sharding.make_mesh(8), PartitionSpec('data'))
-  eight = linear.run(objective, params, jax.device_put(batch, rows))
-  linear.close(one, jax.device_get(eight), rtol=1e-4, atol=1e-5)
+def test_one_device_equals_several(found, params, batch, name, number):
+  rows = NamedSharding(sharding.make_mesh(number), PartitionSpec('data'))
+  step = jax.jit((CASES | ALIKE)[name])
+  several = step(params, jax.device_put(batch, rows))
+  linear.close(found[name], jax.device_get(several), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.fast
