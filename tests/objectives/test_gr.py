@@ -9,79 +9,238 @@ import numpy as np
 import optax
 import pytest
 
-from rrl_jax import losses, objectives
+from rrl_jax import losses
 from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import gr
 from rrl_jax.train import optim, sharding
 from rrl_jax.train import step as step_lib
-from rrl_jax.typing import DataSpec
+from tests.objectives import cases, smooth
 from tests.tiers import first
 
-NUM_CLASSES, NUM_EXAMPLES = 4, 24
+WEIGHTINGS = {
+  'normal': (
+    {'mode': 0.25, 'spread': 3.0},
+    functools.partial(losses.normal_log_weight, mode=0.25, spread=3.0),
+  ),
+  'exponential': (
+    {'spread': -2.0},
+    functools.partial(losses.exponential_log_weight, spread=-2.0),
+  ),
+  'beta': (
+    {'alpha': 1.7, 'eta': 2.0},
+    functools.partial(losses.beta_log_weight, alpha=1.7, eta=2.0),
+  ),
+}
+# Each weighting and each normalization in the default tier.
+CHOICES = [('normal', 'batch'), ('exponential', 'integral'), ('beta', 'none')]
+CHOICES += [
+  (weighting, normalization)
+  for weighting in WEIGHTINGS
+  for normalization in ('batch', 'integral', 'none')
+  if (weighting, normalization) not in CHOICES
+]
+TWO_MODES = np.r_[np.linspace(0.0, 0.3, 18), np.linspace(3.0, 3.3, 6)]
+ONE_MODE = -np.log(np.linspace(0.02, 1.0, 24))
 
 
-def apply_fn(params, model_state, images, *, train):
-  """A smooth two-layer network."""
-  del train
-  flat = images.reshape(images.shape[0], -1)
-  features = jnp.tanh(flat @ params['in'])
-  return (features @ params['out'], {'features': features}), model_state
+def make(**kw):
+  return smooth.make('gr', **kw)
 
 
-def make(name='gr', num_classes=NUM_CLASSES, **kw):
-  spec = DataSpec(
-    class_names=tuple(str(k) for k in range(num_classes)),
-    concept_names=('a',),
-    concept_counts=np.array([NUM_EXAMPLES]),
-    sampling_probs=np.array([1.0]),
-    num_examples=NUM_EXAMPLES,
+def of(objective):
+  return functools.partial(smooth.take, objective)
+
+
+def at(objective, steps):
+  """Several steps, each the first one."""
+  return lambda params, batch: jax.lax.map(
+    lambda step: smooth.take(objective, params, batch, step), jnp.array(steps)
   )
-  return objectives.make(name, apply_fn, data=spec, kw=kw)
+
+
+def by_hand(weighting, normalization):
+  """The gradient of the loss itself."""
+
+  def grads(params, batch):
+    loss = lambda params: losses.derivative_manipulation(
+      smooth.logits_of(params, batch),
+      batch['label'],
+      WEIGHTINGS[weighting][1],
+      normalization=normalization,
+    ).mean()
+    return jax.grad(loss)(params)
+
+  return grads
+
+
+def train(objective, micro_batches=1, scale=1.0):
+  """Parameters after one step of plain SGD, and its metrics."""
+  tx = optax.sgd(1.0)
+  step = step_lib.make(
+    objective,
+    tx,
+    key=jax.random.key(0),
+    prepare=lambda batch, key, step: batch,
+    micro_batches=micro_batches,
+  )
+
+  def run(params, batch):
+    params = jax.tree.map(lambda leaf: scale * leaf, params)
+    state = step_lib.init(
+      jax.random.key(0),
+      model_init=lambda key: (params, {}),
+      objective=objective,
+      tx=tx,
+      batch=batch,
+      ema=False,
+    )
+    state, metrics = step(state, batch)
+    return state.params, metrics
+
+  return run
+
+
+def half_seen(objective):
+  """The second step, where the first had half of the examples."""
+
+  def run(params, batch):
+    half = {name: rows[:12] for name, rows in batch.items()}
+    _, aux_state, _ = smooth.take(objective, params, half, 0)
+    return smooth.take(objective, params, batch, 1, aux_state)
+
+  return run
+
+
+def mixture(objective):
+  """The first step, and two more after it had found these losses."""
+
+  def run(params, batch):
+    begun = smooth.take(objective, params, batch)[1]
+    later = lambda losses: smooth.take_several(
+      objective, params, batch, [1, 2], begun | {'losses': losses}
+    )
+    return begun, jax.lax.map(later, jnp.float32([TWO_MODES, ONE_MODE]))
+
+  return run
+
+
+def pull(objective):
+  """Of each example, and its weight."""
+
+  def run(params, batch):
+    logits = smooth.logits_of(params, batch)
+    total = lambda z: objective.example_loss(
+      z, batch['label'], batch['index'], {}, 0
+    ).sum()
+    p = losses.label_probability(logits, batch['label'])
+    return (
+      jnp.abs(jax.grad(total)(logits)).sum(axis=-1),
+      losses.emphasis_weight(p, focus=0.5, spread=8.0),
+    )
+
+  return run
+
+
+def one_class(objective):
+  """Of a network that predicts the first class for everything."""
+  return lambda params, batch: smooth.take(
+    objective, params | {'out': jnp.zeros_like(params['out'])}, batch
+  )
+
+
+def estimating(method):
+  return make(estimate_noise=method, warmup_steps=1)
+
+
+def spread_out(normalization):
+  return make(focus=0.5, spread=12.0, normalization=normalization)
+
+
+def make_cases():
+  plain = make(focus=0.5, spread=8.0)
+  gce = smooth.make('label_loss', loss='gce')
+  extreme = make(focus=0.0, spread=2.0)
+  found = {
+    'erm': of(smooth.make('erm')),
+    'plain': of(plain),
+    'pull': pull(plain),
+    'one class': one_class(plain),
+    'warming up': at(make(focus=0.5, spread=8.0, warmup_steps=3), [2, 3]),
+    'rate .4': of(make(noise_rate=0.4)),
+    'rate .3': of(make(noise_rate=0.3)),
+    'rate .4, focus 3': of(make(noise_rate=0.4, focus=3.0)),
+    'rate .4, normal': of(make(noise_rate=0.4, weighting='normal')),
+    'normal': of(make(weighting='normal')),
+    'ramp': at(
+      make(
+        focus=0.0,
+        spread=4.0,
+        focus_end=1.0,
+        spread_end=8.0,
+        ramp_steps=10,
+        warmup_steps=5,
+      ),
+      [4, 5, 10, 99],
+    ),
+    'schedule': at(
+      make(
+        focus=optax.linear_schedule(0.0, 1.0, 10, 5),
+        spread=optax.linear_schedule(4.0, 8.0, 10, 5),
+        warmup_steps=5,
+      ),
+      [4, 5, 10, 99],
+    ),
+    'disagreement': functools.partial(
+      smooth.take_several, estimating('disagreement'), steps=[0, 1]
+    ),
+    'half seen': half_seen(estimating('disagreement')),
+    'mixture': mixture(estimating('mixture')),
+    'gce, 1': train(gce),
+    'gce, 4': train(gce, 4),
+    # p is 0 in float32 for some: its logarithm is not.
+    'extreme, 1': train(extreme, scale=30),
+    'extreme, 4': train(extreme, 4, scale=30),
+  }
+  for normalization in ('batch', 'none'):
+    objective = spread_out(normalization)
+    found[f'{normalization}, 1'] = train(objective)
+    found[f'{normalization}, 4'] = train(objective, 4)
+  for weighting, normalization in CHOICES:
+    kw = WEIGHTINGS[weighting][0] | {'normalization': normalization}
+    objective = make(weighting=weighting, **kw)
+    found[f'{weighting}, {normalization}'] = of(objective)
+    found[f'{weighting}, {normalization} by hand'] = by_hand(
+      weighting, normalization
+    )
+  return found
+
+
+REST = ['none, 1', 'none, 4', 'extreme, 1', 'extreme, 4']
+REST += [
+  f'{weighting}, {normalization}{end}'
+  for weighting, normalization in CHOICES[3:]
+  for end in ('', ' by hand')
+]
+
+
+@pytest.fixture(scope='module')
+def found():
+  return cases.together(make_cases(), *smooth.draw(), alone=REST)
 
 
 @pytest.fixture
-def params(rng):
-  return {
-    'in': jnp.asarray(rng.normal(size=(16, 8)) / 2, jnp.float32),
-    'out': jnp.asarray(rng.normal(size=(8, NUM_CLASSES)), jnp.float32),
-  }
+def params():
+  return smooth.draw()[0]
 
 
 @pytest.fixture
-def batch(rng):
-  labels = jnp.asarray(rng.integers(NUM_CLASSES, size=24), jnp.int32)
-  return {
-    'image': jnp.asarray(rng.uniform(size=(24, 4, 4, 1)), jnp.float32),
-    'label': labels,
-    'concept': labels,
-    'index': jnp.arange(24, dtype=jnp.int32),
-  }
-
-
-def gradient(objective, params, batch, aux=None, step=0):
-  aux = aux or objective.init(params, {}, batch, jax.random.key(0))
-  grad_fn = jax.jit(jax.value_and_grad(objective, has_aux=True))
-  (_, (_, aux, metrics)), grads = grad_fn(
-    params, {}, aux, batch, jax.random.key(1), step
-  )
-  return grads, aux, metrics
-
-
-def logits_of(params, batch):
-  return apply_fn(params, {}, batch['image'], train=False)[0][0]
-
-
-def assert_close(a, b, rtol=1e-5, atol=1e-6):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b
-  )
+def batch():
+  return smooth.draw()[1]
 
 
 def published_gradient(logits, labels, focus, spread, guard):
   """Section 1.3, step 3, in float64 NumPy."""
-  logits = np.asarray(logits, np.float64)
-  probs = np.exp(logits - logits.max(axis=1, keepdims=True))
-  probs /= probs.sum(axis=1, keepdims=True)
+  probs = smooth.softmax(logits)
   rows = np.arange(len(labels))
   p = probs[rows, labels]
   w = np.exp(spread * p**focus * (1 - p))
@@ -98,246 +257,157 @@ def test_the_parameter_gradient_is_the_published_one(
   params, batch, focus, spread, guard
 ):
   objective = make(focus=focus, spread=spread, guard=guard)
+  params = {name: leaf.astype(np.float64) for name, leaf in params.items()}
+  batch = batch | {'image': batch['image'].astype(np.float64)}
   with jax.enable_x64(True):
-    params, batch = jax.tree.map(
-      lambda x: jnp.asarray(np.asarray(x).astype(
-        np.float64 if x.dtype == jnp.float32 else np.int64
-      )),
-      (params, batch),
-    )  # fmt: skip
-    grads, _, _ = gradient(objective, params, batch)
-    logits, pullback = jax.vjp(lambda q: logits_of(q, batch), params)
-    expected = published_gradient(
-      logits, np.asarray(batch['label']), focus, spread, guard
-    )
-    (expected,) = pullback(jnp.asarray(expected))
-  assert_close(grads, expected, rtol=1e-10, atol=1e-13)
+    grads, _, _ = jax.jit(of(objective))(params, batch)
+  _, logits = smooth.forward(params, batch)
+  slopes = published_gradient(logits, batch['label'], focus, spread, guard)
+  expected = smooth.pull_back(params, batch, slopes)
+  cases.close(grads, expected, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.full
+@pytest.mark.parametrize(('weighting', 'normalization'), first(CHOICES, 3))
+def test_other_weightings_are_those_of_the_loss(
+  found, weighting, normalization
+):
+  grads, _, _ = found[f'{weighting}, {normalization}']
+  cases.close(grads, found[f'{weighting}, {normalization} by hand'])
+
+
+def alike(one, other, tolerance=1e-6):
+  """Asserts the same parameters and metrics after a step."""
+  cases.close(one[0], other[0], atol=tolerance)
+  for name in ('loss', 'accuracy', *one[1].keys() & {'log_normalizer'}):
+    np.testing.assert_allclose(one[1][name], other[1][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize('normalization', first(['batch', 'none']))
+def test_the_whole_batch_and_micro_batches_agree(found, normalization):
+  alike(found[f'{normalization}, 1'], found[f'{normalization}, 4'])
+
+
 @pytest.mark.parametrize(
-  ('kw', 'log_weight_fn'),
+  ('normalization', 'number', 'micro_batches'),
   first(
     [
-      (
-        {'weighting': 'normal', 'mode': 0.25, 'spread': 3.0},
-        functools.partial(losses.normal_log_weight, mode=0.25, spread=3.0),
-      ),
-      (
-        {'weighting': 'exponential', 'spread': -2.0},
-        functools.partial(losses.exponential_log_weight, spread=-2.0),
-      ),
-      (
-        {'weighting': 'beta', 'alpha': 1.7, 'eta': 2.0},
-        functools.partial(losses.beta_log_weight, alpha=1.7, eta=2.0),
-      ),
+      ('batch', 2, 1),
+      ('batch', 8, 1),
+      ('batch', 8, 3),
+      ('none', 8, 1),
+      ('none', 8, 3),
     ]
   ),
 )
-@pytest.mark.parametrize('normalization', first(['batch', 'integral', 'none']))
-def test_other_weightings_are_those_of_the_loss(
-  params, batch, kw, log_weight_fn, normalization
+def test_one_device_and_several_agree(
+  found, params, batch, normalization, number, micro_batches
 ):
-  grads, _, _ = gradient(make(normalization=normalization, **kw), params, batch)
-  expected = jax.grad(
-    lambda q: losses.derivative_manipulation(
-      logits_of(q, batch),
-      batch['label'],
-      log_weight_fn,
-      normalization=normalization,
-    ).mean()
-  )(params)
-  assert_close(grads, expected)
-
-
-def train_step(objective, batch, micro_batches=1, mesh=None, lr=1.0):
-  """Parameters after one step of plain SGD, and its metrics."""
-  tx = optax.sgd(lr)
-  step = step_lib.make(
-    objective,
-    tx,
-    key=jax.random.key(0),
-    prepare=lambda batch, key, step: batch,
-    micro_batches=micro_batches,
-  )
-
-  def run(params):
-    state = step_lib.init(
-      jax.random.key(0),
-      model_init=lambda key: (params, {}),
-      objective=objective,
-      tx=tx,
-      batch=batch,
-      ema=False,
-    )
-    return step(state, rows)
-
-  rows = batch
-  if mesh is not None:
-    rows = jax.device_put(batch, NamedSharding(mesh, PartitionSpec('data')))
-  return lambda params: jax.jit(run)(params)
+  rows = NamedSharding(sharding.make_mesh(number), PartitionSpec('data'))
+  step = jax.jit(train(spread_out(normalization), micro_batches))
+  several = step(params, jax.device_put(batch, rows))
+  alike(found[f'{normalization}, 1'], jax.device_get(several))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('normalization', ['batch', 'none'])
-def test_one_device_eight_devices_and_micro_batches_agree(
-  params, batch, normalization
-):
-  objective = make(focus=0.5, spread=12.0, normalization=normalization)
-  one, metrics = train_step(objective, batch)(params)
-  for micro_batches, mesh in (
-    (4, None),
-    (1, sharding.make_mesh(8)),
-    (3, sharding.make_mesh(8)),
-  ):
-    other, others = train_step(objective, batch, micro_batches, mesh)(params)
-    assert_close(one.params, other.params)
-    for name in ('loss', 'accuracy', *metrics.keys() & {'log_normalizer'}):
-      np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5)
-
-
-@pytest.mark.full
-def test_micro_batches_stand_probabilities_of_zero(params, batch):
-  # p is 0 in float32 for some: its logarithm is not.
-  params = jax.tree.map(lambda x: 30 * x, params)
-  objective = make(focus=0.0, spread=2.0)
-  one, metrics = train_step(objective, batch)(params)
-  four, others = train_step(objective, batch, 4)(params)
+def test_micro_batches_stand_probabilities_of_zero(found):
+  (one, metrics), (four, others) = found['extreme, 1'], found['extreme, 4']
   assert np.isfinite(metrics['log_normalizer'])
-  assert_close(one.params, four.params, rtol=1e-4, atol=1e-4)
+  cases.close(one, four, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(
     metrics['log_normalizer'], others['log_normalizer'], rtol=1e-5
   )
 
 
-def test_micro_batches_average_what_is_a_mean(params, batch):
-  objective = make('label_loss', loss='gce')
-  one, metrics = train_step(objective, batch)(params)
-  four, others = train_step(objective, batch, 4)(params)
-  assert_close(one.params, four.params)
-  for name in ('loss', 'accuracy'):
-    np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5)
+def test_micro_batches_average_what_is_a_mean(found):
+  alike(found['gce, 1'], found['gce, 4'])
 
 
-def test_the_noise_rate_chooses_the_published_emphasis(params, batch):
-  _, _, metrics = gradient(make(noise_rate=0.4), params, batch)
+def test_the_noise_rate_chooses_the_published_emphasis(found):
+  _, _, metrics = found['rate .4']
   assert (float(metrics['focus']), float(metrics['spread'])) == (1.0, 16.0)
-  _, _, metrics = gradient(make(noise_rate=0.3), params, batch)
+  _, _, metrics = found['rate .3']
   np.testing.assert_allclose(metrics['focus'], 0.75, rtol=1e-6)
   many = [float(x) for x in gr.published(0.6, num_classes=100)]
   assert many == [0.5, 8.0]
 
 
-def test_what_is_given_wins_over_the_noise_rate(params, batch):
-  _, _, metrics = gradient(make(noise_rate=0.4, focus=3.0), params, batch)
+def test_what_is_given_wins_over_the_noise_rate(found):
+  _, _, metrics = found['rate .4, focus 3']
   assert (float(metrics['focus']), float(metrics['spread'])) == (3.0, 16.0)
-  told, _, _ = gradient(make(noise_rate=0.4, weighting='normal'), params, batch)
-  plain, _, _ = gradient(make(weighting='normal'), params, batch)
-  assert_close(told, plain)
+  cases.close(found['rate .4, normal'][0], found['normal'][0])
 
 
-@pytest.mark.full
-def test_ramps_and_schedules_move_the_emphasis(params, batch):
-  ramp = make(
-    focus=0.0, spread=4.0, focus_end=1.0, spread_end=8.0, ramp_steps=10,
-    warmup_steps=5,
-  )  # fmt: skip
-  schedule = make(
-    focus=optax.linear_schedule(0.0, 1.0, 10, 5),
-    spread=optax.linear_schedule(4.0, 8.0, 10, 5),
-    warmup_steps=5,
+@pytest.mark.parametrize('kind', ['ramp', 'schedule'])
+def test_ramps_and_schedules_move_the_emphasis(found, kind):
+  _, _, metrics = found[kind]
+  assert np.isnan(metrics['focus'][0])  # Plays no part yet.
+  np.testing.assert_allclose(metrics['focus'][1:], [0, 0.5, 1])
+  np.testing.assert_allclose(metrics['spread'][1:], [4, 6, 8])
+
+
+def test_the_warm_up_is_cross_entropy(found):
+  before, after = (
+    jax.tree.map(lambda leaf, at=at: leaf[at], found['warming up'][0])
+    for at in (0, 1)
   )
-  _, _, metrics = gradient(ramp, params, batch, step=4)
-  assert np.isnan(metrics['focus'])  # Plays no part yet.
-  for objective in (ramp, schedule):
-    for step, focus, spread in ((5, 0, 4), (10, 0.5, 6), (99, 1, 8)):
-      _, _, metrics = gradient(objective, params, batch, step=step)
-      np.testing.assert_allclose(metrics['focus'], focus)
-      np.testing.assert_allclose(metrics['spread'], spread)
+  cases.close(before, found['erm'][0])
+  cases.close(after, found['plain'][0])
 
 
-def test_the_warm_up_is_cross_entropy(params, batch):
-  objective = make(focus=0.5, spread=8.0, warmup_steps=3)
-  expected, _, _ = gradient(make('erm'), params, batch)
-  grads, _, _ = gradient(objective, params, batch, step=2)
-  assert_close(grads, expected)
-  plain, _, _ = gradient(make(focus=0.5, spread=8.0), params, batch)
-  grads, _, _ = gradient(objective, params, batch, step=3)
-  assert_close(grads, plain)
-
-
-def test_the_noise_rate_is_the_share_of_labels_not_predicted(params, batch):
-  objective = make(estimate_noise='disagreement', warmup_steps=1)
-  _, aux, metrics = gradient(objective, params, batch, step=0)
-  assert np.isnan(metrics['noise_rate'])
-  assert np.isnan(objective.learned(aux)['noise_rate'])
-  assert np.isnan(metrics['focus'])
-  _, aux, metrics = gradient(objective, params, batch, aux=aux, step=1)
-  predicted = jnp.argmax(logits_of(params, batch), axis=-1)
+def test_the_noise_rate_is_the_share_of_labels_not_predicted(
+  found, params, batch
+):
+  _, aux_state, metrics = found['disagreement']
+  assert np.isnan(metrics['noise_rate'][0])
+  begun = jax.tree.map(lambda leaf: leaf[0], aux_state)
+  assert np.isnan(estimating('disagreement').learned(begun)['noise_rate'])
+  assert np.isnan(metrics['focus'][0])
+  predicted = smooth.forward(params, batch)[1].argmax(axis=1)
   rate = np.mean(predicted != batch['label'])
-  np.testing.assert_allclose(metrics['noise_rate'], rate, rtol=1e-6)
-  assert_close(metrics['focus'], gr.published(rate, NUM_CLASSES)[0])
+  np.testing.assert_allclose(metrics['noise_rate'][1], rate, rtol=1e-6)
+  focus = gr.published(rate, smooth.NUM_CLASSES)[0]
+  cases.close(metrics['focus'][1], focus)
 
 
-@pytest.mark.full
-def test_examples_that_were_not_seen_do_not_count(params, batch):
-  objective = make(estimate_noise='disagreement', warmup_steps=1)
-  half = {name: rows[:12] for name, rows in batch.items()}
-  _, aux, _ = gradient(objective, params, half, step=0)
-  _, _, metrics = gradient(objective, params, batch, aux=aux, step=1)
-  predicted = jnp.argmax(logits_of(params, half), axis=-1)
-  rate = np.mean(predicted != half['label'])
+def test_examples_that_were_not_seen_do_not_count(found, params, batch):
+  _, _, metrics = found['half seen']
+  predicted = smooth.forward(params, batch)[1].argmax(axis=1)
+  rate = np.mean((predicted != batch['label'])[:12])
   np.testing.assert_allclose(metrics['noise_rate'], rate, rtol=1e-6)
 
 
-@pytest.mark.full
-def test_what_cannot_be_told_leaves_the_default(params, batch):
-  objective = make(estimate_noise='mixture', warmup_steps=1)
-  _, aux, _ = gradient(objective, params, batch, step=0)
-  aux['losses'] = -jnp.log(jnp.linspace(0.02, 1.0, 24))  # One mode.
-  _, aux, metrics = gradient(objective, params, batch, aux=aux, step=1)
-  assert np.isnan(metrics['noise_rate'])
-  assert (float(metrics['focus']), float(metrics['spread'])) == (0.5, 8.0)
+def test_what_cannot_be_told_leaves_the_default(found):
+  _, _, metrics = found['mixture'][1]
+  assert np.isnan(metrics['noise_rate'][1, 0])
+  assert (metrics['focus'][1, 0], metrics['spread'][1, 0]) == (0.5, 8.0)
 
 
 def test_the_noise_rate_is_estimated_once_from_the_losses_of_the_warm_up(
-  params, batch
+  found, params, batch
 ):
-  objective = make(estimate_noise='mixture', warmup_steps=1)
-  _, aux, metrics = gradient(objective, params, batch, step=0)
-  heard = optax.softmax_cross_entropy_with_integer_labels(
-    logits_of(params, batch), batch['label']
+  begun, (_, aux_state, metrics) = found['mixture']
+  cases.close(begun['losses'], smooth.cross_entropy(params, batch))
+  # Losses of 18 right and 6 wrong labels.
+  np.testing.assert_allclose(metrics['noise_rate'][0, 0], 0.25, atol=1e-3)
+  focus, spread = gr.published(0.25, smooth.NUM_CLASSES)
+  np.testing.assert_allclose(metrics['focus'][0, 0], focus, rtol=1e-2)
+  np.testing.assert_allclose(metrics['spread'][0, 0], spread, rtol=1e-2)
+  estimated, later = (
+    jax.tree.map(lambda leaf, at=at: leaf[0, at], aux_state) for at in (0, 1)
   )
-  assert_close(aux['losses'], heard)
-  # Losses of 18 right and 6 wrong labels, say.
-  aux['losses'] = jnp.concatenate(
-    [jnp.linspace(0.0, 0.3, 18), jnp.linspace(3.0, 3.3, 6)]
-  )
-  _, aux, metrics = gradient(objective, params, batch, aux=aux, step=1)
-  np.testing.assert_allclose(metrics['noise_rate'], 0.25, atol=1e-3)
-  focus, spread = gr.published(0.25, NUM_CLASSES)
-  np.testing.assert_allclose(metrics['focus'], focus, rtol=1e-2)
-  np.testing.assert_allclose(metrics['spread'], spread, rtol=1e-2)
-  _, later, _ = gradient(objective, params, batch, aux=aux, step=2)
-  assert_close(later, aux)
-  assert float(objective.learned(aux)['noise_rate']) == pytest.approx(0.25, 0.1)
+  cases.close(later, estimated)
+  learned = estimating('mixture').learned(estimated)
+  assert float(learned['noise_rate']) == pytest.approx(0.25, 0.1)
 
 
-def test_the_pull_of_an_example_is_its_weight(params, batch):
-  objective = make(focus=0.5, spread=8.0)
-  logits = logits_of(params, batch)
-  total = lambda z: objective.example_loss(
-    z, batch['label'], batch['index'], {}, 0
-  ).sum()
-  pull = jnp.abs(jax.grad(total)(logits)).sum(axis=-1)
-  p = losses.label_probability(logits, batch['label'])
-  assert_close(pull, losses.emphasis_weight(p, focus=0.5, spread=8.0), 1e-4)
+def test_the_pull_of_an_example_is_its_weight(found):
+  pull, weight = found['pull']
+  cases.close(pull, weight, 1e-4)
 
 
-def test_a_net_that_predicts_one_class_is_told(params, batch):
-  params['out'] = jnp.zeros_like(params['out'])
-  _, _, metrics = gradient(make(), params, batch)
-  labels = np.bincount(batch['label'], minlength=NUM_CLASSES).max() / 24
+def test_a_net_that_predicts_one_class_is_told(found, batch):
+  _, _, metrics = found['one class']
+  labels = np.bincount(batch['label'], minlength=smooth.NUM_CLASSES).max() / 24
   np.testing.assert_allclose(metrics['collapse'], 1 - labels, rtol=1e-6)
 
 
