@@ -6,7 +6,6 @@ import numpy as np
 
 from rrl_jax import objectives
 from rrl_jax.typing import DataSpec
-from tests.contracts import Results
 
 NUM_CLASSES = 3
 
@@ -79,29 +78,3 @@ def take(objective, params, batch, step=0, aux_state=None):
     objective, has_aux=True
   )(params, passes(), aux_state, batch, jax.random.key(0), step)
   return loss, grads, state, aux_state, metrics
-
-
-def together(cases, *args, alone=()):
-  """What each case gives, compiled as one program.
-
-  Args:
-    cases: Functions of ``args`` by name.
-    *args: Trees of arrays.
-    alone: Names of cases that are compiled by themselves, if asked for.
-
-  Returns:
-    Trees of NumPy arrays by name.
-  """
-
-  def run(names):
-    every = lambda *args: {name: cases[name](*args) for name in names}
-    return jax.jit(every)(*args)
-
-  return Results([name for name in cases if name not in alone], run)
-
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-  """Asserts that two trees hold nearly the same numbers."""
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b
-  )

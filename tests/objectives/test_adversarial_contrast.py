@@ -11,7 +11,7 @@ import pytest
 from rrl_jax import losses
 from rrl_jax.errors import ConfigError
 from rrl_jax.train import sharding
-from tests.objectives import linear
+from tests.objectives import cases, linear
 from tests.tiers import first
 
 TINY = 1e-7  # A ball in which nothing changes.
@@ -111,7 +111,7 @@ ALIKE = {
 
 @pytest.fixture(scope='module')
 def found():
-  return linear.together(CASES | ALIKE, *linear.draw(), alone=ALIKE)
+  return cases.together(CASES | ALIKE, *linear.draw(), alone=ALIKE)
 
 
 @pytest.fixture
@@ -155,23 +155,21 @@ def test_acl_is_half_of_the_clean_and_half_of_the_attacked_pair(
   loss, _, state, _, metrics = found['acl']
   views = np.concatenate([batch['views'][:, 0], batch['views'][:, 1]])
   clean = nt_xent(unit_embeddings(params, views), 2, 0.3).mean()
-  linear.close(metrics['clean_loss'], clean)
-  linear.close(loss, (metrics['clean_loss'] + metrics['adversarial_loss']) / 2)
+  cases.close(metrics['clean_loss'], clean)
+  cases.close(loss, (metrics['clean_loss'] + metrics['adversarial_loss']) / 2)
   assert metrics['adversarial_loss'] > 1.05 * clean
   assert (state['clean'], state['adversarial']) == (1, 1)
 
 
 def test_acl_in_a_ball_of_no_size_is_simclr(found):
-  linear.close(
-    found['acl, tiny'][:2], found['simclr'][:2], rtol=1e-4, atol=1e-5
-  )
+  cases.close(found['acl, tiny'][:2], found['simclr'][:2], rtol=1e-4, atol=1e-5)
 
 
 def test_the_weight_of_dynacl_rises_in_stages(found):
   loss, metrics = found['dynacl']
   weight = 1 + (2 / 3) * np.array([0, 0, 1, 2, 3, 4]) / 4
   np.testing.assert_allclose(metrics['adversarial_weight'], weight, rtol=1e-6)
-  linear.close(
+  cases.close(
     loss,
     (2 - weight) / 2 * metrics['clean_loss']
     + weight / 2 * metrics['adversarial_loss'],
@@ -181,9 +179,9 @@ def test_the_weight_of_dynacl_rises_in_stages(found):
 def test_the_average_of_the_weights_embeds_the_second_view(found, params):
   plain = found['acl, tiny']
   averaged, teacher = found['averaged']
-  linear.close(averaged[0], plain[0], rtol=1e-4)  # They begin alike.
+  cases.close(averaged[0], plain[0], rtol=1e-4)  # They begin alike.
   assert np.abs(averaged[1]['in'] - plain[1]['in']).max() > 1e-3
-  linear.close(
+  cases.close(
     teacher,
     jax.tree.map(
       lambda old, new: 0.9 * old + 0.1 * (new + 1),
@@ -192,7 +190,7 @@ def test_the_average_of_the_weights_embeds_the_second_view(found, params):
     ),
   )
   # No gradient reaches the second view's encoder.
-  linear.close(averaged[1], found['one-sided'], 1e-4, 1e-5)
+  cases.close(averaged[1], found['one-sided'], 1e-4, 1e-5)
 
 
 def test_rocl_is_the_loss_of_three_views_and_a_little_of_two(
@@ -204,7 +202,7 @@ def test_rocl_is_the_loss_of_three_views_and_a_little_of_two(
   expected = nt_xent(three, 3, 0.3).sum() / len(three)
   pair = unit_embeddings(params, np.concatenate([first, second]))
   expected += 0.25 * nt_xent(pair, 2, 0.3).mean()
-  linear.close(loss, expected, rtol=1e-4)
+  cases.close(loss, expected, rtol=1e-4)
   assert (state['clean'], state['adversarial']) == (1, 1)
   stronger, weaker = found['rocl, stronger'][4], found['rocl'][4]
   assert stronger['adversarial_loss'] > weaker['adversarial_loss']
@@ -215,12 +213,12 @@ def test_deacl_first_teaches_then_distils(found, params, batch):
     jax.tree.map(lambda leaf, step=step: leaf[step], found['deacl'])
     for step in range(3)
   )
-  linear.close(teaching[:2], found['simclr'][:2])
+  cases.close(teaching[:2], found['simclr'][:2])
   # At the third step the network itself becomes the teacher.
   student = draw_student()
-  linear.close(begun[3]['teacher']['params'], student)
-  linear.close(begun[4]['teacher_distance'], 0.0, atol=1e-5)
-  linear.close(later[3]['teacher']['params'], student)
+  cases.close(begun[3]['teacher']['params'], student)
+  cases.close(begun[4]['teacher_distance'], 0.0, atol=1e-5)
+  cases.close(later[3]['teacher']['params'], student)
   features = lambda weights: (
     np.asarray(batch['views'][:, 0], np.float64).reshape(8, -1)
     @ np.asarray(weights['in'], np.float64)
@@ -228,8 +226,8 @@ def test_deacl_first_teaches_then_distils(found, params, batch):
   s, t = features(params), features(student)
   cosine = np.sum(s * t, 1) / np.linalg.norm(s, axis=1)
   cosine /= np.linalg.norm(t, axis=1)
-  linear.close(later[4]['teacher_distance'], np.mean(1 - cosine), rtol=1e-4)
-  linear.close(
+  cases.close(later[4]['teacher_distance'], np.mean(1 - cosine), rtol=1e-4)
+  cases.close(
     later[0],
     later[4]['teacher_distance'] + 2 * later[4]['feature_shift'],
   )
@@ -245,7 +243,7 @@ def test_one_device_equals_several(found, params, batch, name, number):
   rows = NamedSharding(sharding.make_mesh(number), PartitionSpec('data'))
   step = jax.jit((CASES | ALIKE)[name])
   several = step(params, jax.device_put(batch, rows))
-  linear.close(found[name], jax.device_get(several), rtol=1e-4, atol=1e-5)
+  cases.close(found[name], jax.device_get(several), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.fast

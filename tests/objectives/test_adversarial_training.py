@@ -8,7 +8,7 @@ import pytest
 from scipy import special
 
 from rrl_jax.errors import ConfigError
-from tests.objectives import linear
+from tests.objectives import cases, linear
 
 
 def draw():
@@ -45,7 +45,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def found():
-  return linear.together(CASES, *draw())
+  return cases.together(CASES, *draw())
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_adversarial_training_is_cross_entropy_in_the_worst_corner(
   margin, norm = margins
   loss, _, state, _, metrics = found['pgd_at']
   worst = margin - 0.05 * norm
-  linear.close(loss, np.mean(np.logaddexp(0, -worst)), rtol=1e-4)
-  linear.close(metrics['adversarial_accuracy'], np.mean(worst > 0))
+  cases.close(loss, np.mean(np.logaddexp(0, -worst)), rtol=1e-4)
+  cases.close(metrics['adversarial_accuracy'], np.mean(worst > 0))
   assert (state['clean'], state['adversarial']) == (0, 1)
 
 
@@ -75,8 +75,8 @@ def test_the_clean_loss_has_its_share(found, margins):
   loss, _, state, _, metrics = found['with clean']
   clean = np.mean(np.logaddexp(0, -margin))
   worst = np.mean(np.logaddexp(0, 0.05 * norm - margin))
-  linear.close(loss, 0.25 * clean + 0.75 * worst, rtol=1e-4)
-  linear.close(metrics['accuracy'], np.mean(margin > 0))
+  cases.close(loss, 0.25 * clean + 0.75 * worst, rtol=1e-4)
+  cases.close(metrics['accuracy'], np.mean(margin > 0))
   assert (state['clean'], state['adversarial']) == (1, 1)
 
 
@@ -84,7 +84,7 @@ def test_trades_pays_for_the_largest_divergence_found(found, margins):
   margin, norm = margins
   loss, _, _, _, metrics = found['trades']
   clean = np.mean(np.logaddexp(0, -margin))
-  linear.close(metrics['clean_loss'], clean, rtol=1e-4)
+  cases.close(metrics['clean_loss'], clean, rtol=1e-4)
 
   def divergence(move):
     p, q = special.expit(margin), special.expit(margin + move)
@@ -95,12 +95,12 @@ def test_trades_pays_for_the_largest_divergence_found(found, margins):
   least, most = np.minimum(*corners).mean(), np.maximum(*corners).mean()
   paid = (float(loss) - clean) / 3.0
   assert least - 1e-4 <= paid <= most + 1e-4
-  linear.close(found['no trades'][0], clean, rtol=1e-4)
+  cases.close(found['no trades'][0], clean, rtol=1e-4)
 
 
 def test_adversarial_training_sees_no_other_example(found):
   """The loss of a batch is the mean over its halves."""
-  linear.close(found['pgd_at'][0], np.mean(found['halves']), rtol=1e-4)
+  cases.close(found['pgd_at'][0], np.mean(found['halves']), rtol=1e-4)
 
 
 @pytest.mark.fast

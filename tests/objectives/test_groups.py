@@ -5,143 +5,170 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rrl_jax import objectives
 from rrl_jax.errors import ConfigError
 from rrl_jax.typing import DataSpec
-from tests.objectives.test_gr import (
-  NUM_CLASSES,
-  NUM_EXAMPLES,
-  apply_fn,
-  assert_close,
-  batch,
-  gradient,
-  logits_of,
-  params,
-)
+from tests.objectives import cases, smooth
+from tests.objectives.smooth import ROWS
 
-__all__ = ['batch', 'params']  # Fixtures.
 GROUPS = ('x', 'y', 'empty')
-COUNTS = np.array([20, 4, 0])
+IS_Y = ROWS < 4
 SPEC = DataSpec(
-  class_names=tuple(str(k) for k in range(NUM_CLASSES)),
+  class_names=tuple(str(k) for k in range(smooth.NUM_CLASSES)),
   concept_names=('a',),
-  concept_counts=np.array([NUM_EXAMPLES]),
+  concept_counts=np.array([smooth.NUM_EXAMPLES]),
   sampling_probs=np.array([1.0]),
-  num_examples=NUM_EXAMPLES,
+  num_examples=smooth.NUM_EXAMPLES,
   group_names=GROUPS,
-  group_counts=COUNTS,
+  group_counts=np.array([20, 4, 0]),
 )
+SOME = np.array([5, 17, 2])  # A batch of three.
 
 
 def make(name, spec=SPEC, **kw):
-  return objectives.make(name, apply_fn, data=spec, kw=kw)
+  return objectives.make(name, smooth.apply_fn, data=spec, kw=kw)
+
+
+def draw():
+  """``(params, batch, networks)``: two networks, the first has ``params``."""
+  params, batch = smooth.draw()
+  rng = np.random.default_rng(1)
+  both = {
+    name: np.stack([leaf, rng.normal(size=leaf.shape).astype(np.float32)])
+    for name, leaf in params.items()
+  }
+  return params, batch | {'group': IS_Y.astype(np.int32)}, both
 
 
 @pytest.fixture
-def grouped(batch):
-  return batch | {'group': jnp.asarray(np.arange(24) < 4, jnp.int32)}
-
-
-def losses_of(params, batch):
-  return optax.softmax_cross_entropy_with_integer_labels(
-    logits_of(params, batch), batch['label']
-  )
-
-
-def test_group_dro_minimises_the_groups_by_the_updated_weights(params, grouped):
-  objective = make('group_dro', step_size=0.5, adjustment=0.8)
-  grads, aux, metrics = gradient(objective, params, grouped)
-  is_y = np.arange(24) < 4
-  loss = np.asarray(losses_of(params, grouped), np.float64)
-  means = np.array([loss[~is_y].mean(), loss[is_y].mean(), 0])
-  risks = means + [0.8 / np.sqrt(20), 0.8 / np.sqrt(4), 0]
-  weights = np.exp(0.5 * risks)
-  weights /= weights.sum()
-  assert_close(aux.probs, weights)
-  for name, weight in zip(GROUPS, weights, strict=True):
-    assert_close(metrics[f'group_weight/{name}'], weight)
-
-  def expected(q):
-    loss = losses_of(q, grouped)
-    return weights[0] * loss[4:].mean() + weights[1] * loss[:4].mean()
-
-  assert_close(grads, jax.grad(expected)(params))
-
-
-def test_group_dro_goes_on_from_its_weights(params, grouped):
-  objective = make('group_dro', step_size=0.5)
-  _, first, _ = gradient(objective, params, grouped)
-  _, second, _ = gradient(objective, params, grouped, aux=first)
-  ratio = second.probs / first.probs
-  start = first.probs * len(GROUPS)
-  assert_close(ratio / ratio.sum(), start / start.sum())
+def params():
+  return draw()[0]
 
 
 @pytest.fixture
-def both(rng, params):
-  """Two networks, the second with other weights."""
-  other = jax.tree.map(
-    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params
-  )
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), params, other)
+def batch():
+  return draw()[1]
+
+
+@pytest.fixture
+def both():
+  return draw()[2]
 
 
 def half(both, k):
   return jax.tree.map(lambda leaf: leaf[k], both)
 
 
-def test_jtt_trains_the_other_network_first_and_marks_its_errors(both, batch):
-  objective = make('jtt', warmup_steps=3, upweight=5.0)
-  assert objective.num_networks == 2
-  grads, aux, metrics = gradient(objective, both, batch, step=2)
-  waiting = jax.tree.leaves(half(grads, 0))
-  assert all(float(jnp.abs(leaf).max()) == 0 for leaf in waiting)
-  mean = lambda q: losses_of(q, batch).mean()
-  assert_close(half(grads, 1), jax.grad(mean)(half(both, 1)))
-  predicted = jnp.argmax(logits_of(half(both, 1), batch), axis=-1)
-  wrong = np.asarray(predicted != batch['label'])
-  np.testing.assert_array_equal(aux['wrong'], wrong)
+def group_dro(params, batch, both):
+  """Two steps."""
+  del both
+  objective = make('group_dro', step_size=0.5, adjustment=0.8)
+  return smooth.take_several(objective, params, batch, [0, 1])
+
+
+def unadjusted(params, batch, both):
+  """The same without an adjustment."""
+  del both
+  objective = make('group_dro', step_size=0.5)
+  return smooth.take_several(objective, params, batch, [0, 1])
+
+
+def jtt(step, wrong=None, rows=ROWS, **kw):
+  """A step of JTT on these rows, with these examples marked before."""
+
+  def run(params, batch, both):
+    del params
+    batch = {name: leaf[rows] for name, leaf in batch.items()}
+    aux_state = None if wrong is None else {'wrong': jnp.asarray(wrong)}
+    return smooth.take(make('jtt', **kw), both, batch, step, aux_state)
+
+  return run
+
+
+CASES = {
+  'group_dro': group_dro,
+  'unadjusted': unadjusted,
+  'first phase': jtt(2, warmup_steps=3, upweight=5.0),
+  'second phase': jtt(3, ROWS % 3 == 0, warmup_steps=3, upweight=5.0),
+  'some': jtt(0, ROWS % 2 == 0, SOME, warmup_steps=3),
+  'no upweighting': jtt(7, warmup_steps=1, upweight=1.0),
+}
+
+
+@pytest.fixture(scope='module')
+def found():
+  return cases.together(CASES, *draw())
+
+
+def test_group_dro_minimises_the_groups_by_the_updated_weights(
+  found, params, batch
+):
+  grads, aux_state, metrics = jax.tree.map(
+    lambda leaf: leaf[0], found['group_dro']
+  )
+  loss = smooth.cross_entropy(params, batch)
+  means = np.array([loss[~IS_Y].mean(), loss[IS_Y].mean(), 0])
+  risks = means + [0.8 / np.sqrt(20), 0.8 / np.sqrt(4), 0]
+  weights = np.exp(0.5 * risks)
+  weights /= weights.sum()
+  cases.close(aux_state.probs, weights)
+  for name, weight in zip(GROUPS, weights, strict=True):
+    cases.close(metrics[f'group_weight/{name}'], weight)
+  each = np.where(IS_Y, weights[1] / 4, weights[0] / 20)
+  slopes = each[:, None] * smooth.residual(params, batch)
+  cases.close(grads, smooth.pull_back(params, batch, slopes))
+
+
+def test_group_dro_goes_on_from_its_weights(found):
+  first, second = found['unadjusted'][1].probs
+  ratio = second / first
+  start = first * len(GROUPS)
+  cases.close(ratio / ratio.sum(), start / start.sum())
+
+
+def test_jtt_trains_the_other_network_first_and_marks_its_errors(
+  found, batch, both
+):
+  assert make('jtt', warmup_steps=3).num_networks == 2
+  grads, aux_state, metrics = found['first phase']
+  assert all(not leaf.any() for leaf in jax.tree.leaves(half(grads, 0)))
+  second = half(both, 1)
+  slopes = smooth.residual(second, batch) / 24
+  cases.close(half(grads, 1), smooth.pull_back(second, batch, slopes))
+  predicted = smooth.forward(second, batch)[1].argmax(axis=1)
+  wrong = predicted != batch['label']
+  np.testing.assert_array_equal(aux_state['wrong'], wrong)
   assert 0 < wrong.sum() < 24
   assert metrics['error_set'] == pytest.approx(wrong.mean())
 
 
-def test_jtt_then_weighs_the_marked_and_marks_no_more(both, batch):
-  objective = make('jtt', warmup_steps=3, upweight=5.0)
-  marked = jnp.arange(24) % 3 == 0
-  grads, aux, _ = gradient(
-    objective, both, batch, aux={'wrong': marked}, step=3
-  )
-  np.testing.assert_array_equal(aux['wrong'], marked)
-  weights = jnp.where(marked, 5.0, 1.0)
-
-  def expected(q):  # As if each marked example were there five times.
-    return jnp.sum(weights * losses_of(q, batch)) / weights.sum()
-
-  assert_close(half(grads, 0), jax.grad(expected)(half(both, 0)))
-  still = jax.tree.leaves(half(grads, 1))
-  assert all(float(jnp.abs(leaf).max()) == 0 for leaf in still)
+def test_jtt_then_weighs_the_marked_and_marks_no_more(found, batch, both):
+  marked = ROWS % 3 == 0
+  grads, aux_state, _ = found['second phase']
+  np.testing.assert_array_equal(aux_state['wrong'], marked)
+  # As if each marked example were there five times.
+  weights = np.where(marked, 5.0, 1.0)
+  first = half(both, 0)
+  slopes = smooth.residual(first, batch) * (weights / weights.sum())[:, None]
+  cases.close(half(grads, 0), smooth.pull_back(first, batch, slopes))
+  assert all(not leaf.any() for leaf in jax.tree.leaves(half(grads, 1)))
 
 
-def test_jtt_marks_examples_by_index_and_leaves_the_others(both, batch):
-  objective = make('jtt', warmup_steps=3)
-  rows = np.array([5, 17, 2])
-  some = {name: values[rows] for name, values in batch.items()}
-  marked = jnp.arange(24) % 2 == 0
-  _, aux, _ = gradient(objective, both, some, aux={'wrong': marked})
-  predicted = jnp.argmax(logits_of(half(both, 1), some), axis=-1)
-  expected = np.array(marked)
-  expected[rows] = predicted != some['label']
-  np.testing.assert_array_equal(aux['wrong'], expected)
+def test_jtt_marks_examples_by_index_and_leaves_the_others(found, batch, both):
+  _, aux_state, _ = found['some']
+  predicted = smooth.forward(half(both, 1), batch)[1].argmax(axis=1)
+  expected = ROWS % 2 == 0
+  expected[SOME] = (predicted != batch['label'])[SOME]
+  np.testing.assert_array_equal(aux_state['wrong'], expected)
 
 
-def test_without_upweighting_the_second_phase_is_erm(both, batch):
-  objective = make('jtt', warmup_steps=1, upweight=1.0)
-  grads, _, _ = gradient(objective, both, batch, step=7)
-  expected, _, _ = gradient(make('erm'), half(both, 0), batch)
-  assert_close(half(grads, 0), expected)
+def test_without_upweighting_the_second_phase_is_erm(found, batch, both):
+  grads, _, _ = found['no upweighting']
+  first = half(both, 0)
+  slopes = smooth.residual(first, batch) / 24
+  cases.close(half(grads, 0), smooth.pull_back(first, batch, slopes))
 
 
 @pytest.mark.fast

@@ -8,139 +8,196 @@ import pytest
 
 from rrl_jax import losses
 from rrl_jax.errors import ConfigError
-from tests.objectives.test_gr import (
-  NUM_CLASSES,
-  apply_fn,
-  assert_close,
-  batch,
-  gradient,
-  logits_of,
-  make,
-  params,
-)
-from tests.tiers import first
+from tests.objectives import cases, smooth
+from tests.objectives.smooth import make
 
-__all__ = ['batch', 'params']  # Fixtures.
-
-
-@pytest.mark.parametrize(
-  ('kw', 'loss_fn'),
-  first(
-    [
-      ({'loss': 'gce', 'q': 0.5}, losses.generalized_cross_entropy),
-      (
-        {'loss': 'sce', 'alpha': 0.2, 'beta': 2.0},
-        losses.symmetric_cross_entropy,
-      ),
-      ({'loss': 'mae'}, losses.mean_absolute_error),
-      ({'loss': 'focal', 'gamma': 1.0}, losses.focal),
-      ({'loss': 'bootstrapping', 'kind': 'hard'}, losses.bootstrapping),
-      ({'loss': 'apl', 'passive': 'mae', 'alpha': 2.0}, losses.active_passive),
-    ]
-  ),
-)
-def test_a_label_loss_is_the_mean_of_the_function(params, batch, kw, loss_fn):
-  objective = make('label_loss', **kw)
-  rest = {name: value for name, value in kw.items() if name != 'loss'}
-  fun = lambda q: loss_fn(logits_of(q, batch), batch['label'], **rest)
-  grads, _, _ = gradient(objective, params, batch)
-  assert_close(grads, jax.grad(lambda q: fun(q).mean())(params))
-  example = objective.example_loss(
-    logits_of(params, batch), batch['label'], batch['index'], {}, 0
-  )
-  assert_close(example, fun(params))
+LABEL_LOSSES = {
+  'gce': ({'q': 0.5}, losses.generalized_cross_entropy),
+  'sce': ({'alpha': 0.2, 'beta': 2.0}, losses.symmetric_cross_entropy),
+  'mae': ({}, losses.mean_absolute_error),
+  'focal': ({'gamma': 1.0}, losses.focal),
+  'bootstrapping': ({'kind': 'hard'}, losses.bootstrapping),
+  'apl': ({'passive': 'mae', 'alpha': 2.0}, losses.active_passive),
+}
+SHUFFLED = np.random.default_rng(3).permutation(24)
 
 
-def test_elr_pulls_towards_the_memory_of_each_example(params, batch):
-  objective = make('elr', strength=2.0, momentum=0.5)
-  grads, aux, _ = gradient(objective, params, batch)
-  probs = jax.nn.softmax(logits_of(params, batch))
-  assert_close(aux.targets, probs / 2, rtol=1e-4)
+def example_losses(objective, params, batch):
+  logits = smooth.logits_of(params, batch)
+  return objective.example_loss(logits, batch['label'], batch['index'], {}, 0)
 
-  def loss(q):
-    logits = logits_of(q, batch)
+
+def label_loss(name):
+  """``((gradient, losses of the examples), the same by hand)``."""
+  kw, loss_fn = LABEL_LOSSES[name]
+  objective = make('label_loss', loss=name, **kw)
+
+  def run(params, batch, two):
+    del two
+    by_hand = lambda params: loss_fn(
+      smooth.logits_of(params, batch), batch['label'], **kw
+    )
+    mean = lambda params: by_hand(params).mean()
+    return (
+      smooth.take(objective, params, batch)[0],
+      example_losses(objective, params, batch),
+    ), (jax.grad(mean)(params), by_hand(params))
+
+  return run
+
+
+def smoothing(params, batch, two):
+  """The gradient, and that of the losses of the examples."""
+  del two
+  objective = make('erm', label_smoothing=0.2)
+  mean = lambda params: example_losses(objective, params, batch).mean()
+  return smooth.take(objective, params, batch)[0], jax.grad(mean)(params)
+
+
+def elr_by_hand(params, batch, two):
+  del two
+  probs = jax.nn.softmax(smooth.logits_of(params, batch))
+
+  def loss(params):
+    logits = smooth.logits_of(params, batch)
     agreement = jnp.sum(probs / 2 * jax.nn.softmax(logits), axis=-1)
     plain = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch['label']
     )
     return jnp.mean(plain + 2.0 * jnp.log1p(-agreement))
 
-  assert_close(grads, jax.grad(loss)(params), rtol=1e-3, atol=1e-5)
+  return probs, jax.grad(loss)(params)
 
 
-def test_elr_finds_its_examples_by_index(params, batch):
-  objective = make('elr')
-  _, aux, _ = gradient(objective, params, batch)
-  order = np.random.default_rng(3).permutation(24)
-  shuffled = {name: rows[order] for name, rows in batch.items()}
-  _, other, _ = gradient(objective, params, shuffled)
-  assert_close(aux, other)
-
-
-def test_mixup_without_mixing_is_cross_entropy(params, batch):
-  # A Beta law this narrow puts all weight on one of the two.
-  key_free, _, _ = gradient(make('mixup', alpha=1e-6), params, batch)
-  expected, _, _ = gradient(make('erm'), params, batch)
-  assert_close(key_free, expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.full
-def test_mixup_blends_images_and_labels(params, batch):
-  grads, _, _ = gradient(make('mixup', alpha=2.0), params, batch)
+def mixup_by_hand(params, batch, two):
+  del two
   partners, weights = losses.mixup_pairs(jax.random.key(1), 24, alpha=2.0)
   mu = weights[0]
   image = mu * batch['image'] + (1 - mu) * batch['image'][partners]
-  one_hot = jax.nn.one_hot(batch['label'], NUM_CLASSES)
+  one_hot = jax.nn.one_hot(batch['label'], smooth.NUM_CLASSES)
   target = mu * one_hot + (1 - mu) * one_hot[partners]
-  loss = lambda q: optax.softmax_cross_entropy(
-    apply_fn(q, {}, image, train=False)[0][0], target
+  loss = lambda params: optax.softmax_cross_entropy(
+    smooth.logits_of(params, {'image': image}), target
   ).mean()
-  assert_close(grads, jax.grad(loss)(params), rtol=1e-4)
+  return jax.grad(loss)(params)
+
+
+def forgetting(params, batch, two):
+  """The share that is kept at several steps."""
+  del params
+  objective = make('co_teaching', forget_rate=0.5, ramp_steps=4)
+  return jax.lax.map(
+    lambda step: smooth.take(objective, two, batch, step)[2]['kept_share'],
+    jnp.array([0, 1, 2, 4, 40]),
+  )
+
+
+def of(name, rows=slice(None), **kw):
+  """A step of the objective, on the batch in this order."""
+
+  def run(params, batch, two):
+    del two
+    batch = {name: leaf[rows] for name, leaf in batch.items()}
+    return smooth.take(make(name, **kw), params, batch)
+
+  return run
+
+
+CASES = {name: label_loss(name) for name in LABEL_LOSSES} | {
+  'smoothing': smoothing,
+  'elr': of('elr', strength=2.0, momentum=0.5),
+  'elr, by hand': elr_by_hand,
+  'elr, shuffled': of('elr', SHUFFLED, strength=2.0, momentum=0.5),
+  'mixup': of('mixup', alpha=2.0),
+  'mixup, by hand': mixup_by_hand,
+  # A Beta law this narrow puts all weight on one of the two.
+  'no mixup': of('mixup', alpha=1e-6),
+  'co_teaching': lambda params, batch, two: smooth.take(
+    make('co_teaching', forget_rate=0.25), two, batch
+  ),
+  'forgetting': forgetting,
+}
+
+
+def draw():
+  """``(params, batch, parameters of two different networks)``."""
+  params, batch = smooth.draw()
+  two = {name: np.stack([leaf, -leaf[::-1]]) for name, leaf in params.items()}
+  return params, batch, two
+
+
+@pytest.fixture(scope='module')
+def found():
+  return cases.together(CASES, *draw())
 
 
 @pytest.fixture
-def two(params):
-  """Parameters of two different networks."""
-  return jax.tree.map(lambda x: jnp.stack([x, -x[::-1]]), params)
+def params():
+  return draw()[0]
 
 
-@pytest.mark.full
-def test_each_of_two_networks_learns_what_the_other_finds_easy(two, batch):
+@pytest.fixture
+def batch():
+  return draw()[1]
+
+
+@pytest.mark.parametrize('name', LABEL_LOSSES)
+def test_a_label_loss_is_the_mean_of_the_function(found, name):
+  ours, by_hand = found[name]
+  cases.close(ours, by_hand)
+
+
+def test_elr_pulls_towards_the_memory_of_each_example(found):
+  grads, aux_state, _ = found['elr']
+  probs, expected = found['elr, by hand']
+  cases.close(aux_state.targets, probs / 2, rtol=1e-4)
+  cases.close(grads, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_elr_finds_its_examples_by_index(found):
+  cases.close(found['elr'][1], found['elr, shuffled'][1])
+
+
+def test_mixup_without_mixing_is_cross_entropy(found, params, batch):
+  expected = smooth.pull_back(
+    params, batch, smooth.residual(params, batch) / 24
+  )
+  cases.close(found['no mixup'][0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_mixup_blends_images_and_labels(found):
+  cases.close(found['mixup'][0], found['mixup, by hand'], rtol=1e-4)
+
+
+def test_each_of_two_networks_learns_what_the_other_finds_easy(found, batch):
   objective = make('co_teaching', forget_rate=0.25)
-  grads, _, metrics = gradient(objective, two, batch)
+  grads, _, metrics = found['co_teaching']
   assert objective.num_networks == 2
   assert objective.example_loss is None  # Who is chosen, the batch decides.
   np.testing.assert_allclose(metrics['kept_share'], 0.75)
-  single = lambda k: jax.tree.map(lambda x: x[k], two)
-  losses_of = lambda q: optax.softmax_cross_entropy_with_integer_labels(
-    logits_of(q, batch), batch['label']
-  )
+  _, _, two = draw()
+  single = lambda k: {name: leaf[k] for name, leaf in two.items()}
   for k in (0, 1):
-    easy = np.argsort(losses_of(single(1 - k)))[:18]
-    expected = jax.grad(lambda q, easy=easy: losses_of(q)[easy].mean())(
-      single(k)
-    )
-    found = jax.tree.map(lambda x, k=k: 2 * x[k], grads)
-    assert_close(found, expected, rtol=1e-4)
+    easy = np.argsort(smooth.cross_entropy(single(1 - k), batch))[:18]
+    kept = np.isin(np.arange(24), easy) / 18
+    slopes = kept[:, None] * smooth.residual(single(k), batch)
+    expected = smooth.pull_back(single(k), batch, slopes)
+    ours = {name: 2 * leaf[k] for name, leaf in grads.items()}
+    cases.close(ours, expected, rtol=1e-4)
 
 
-def test_co_teaching_forgets_gradually(two, batch):
-  objective = make('co_teaching', forget_rate=0.5, ramp_steps=4)
-  for step, kept in ((0, 1.0), (1, 21 / 24), (2, 0.75), (4, 0.5), (40, 0.5)):
-    _, _, metrics = gradient(objective, two, batch, step=step)
-    np.testing.assert_allclose(metrics['kept_share'], kept)
+def test_co_teaching_forgets_gradually(found):
+  np.testing.assert_allclose(
+    found['forgetting'], [1.0, 21 / 24, 0.75, 0.5, 0.5]
+  )
+
+
+def test_label_smoothing_has_no_closed_weight_but_pulls(found):
+  ours, by_hand = found['smoothing']
+  cases.close(ours, by_hand)
 
 
 @pytest.mark.fast
-def test_label_smoothing_has_no_closed_weight_but_pulls(params, batch):
-  objective = make('erm', label_smoothing=0.2)
-  grads, _, _ = gradient(objective, params, batch)
-  example = lambda q: objective.example_loss(
-    logits_of(q, batch), batch['label'], batch['index'], {}, 0
-  )
-  assert_close(grads, jax.grad(lambda q: example(q).mean())(params))
-
-
 @pytest.mark.parametrize(
   ('name', 'kw', 'words'),
   [

@@ -11,7 +11,7 @@ import pytest
 from rrl_jax import target
 from rrl_jax.objectives import _contrast
 from rrl_jax.train import hlo, sharding
-from tests.objectives import linear
+from tests.objectives import cases, linear
 from tests.tiers import first
 
 OBJECTIVES = {
@@ -34,7 +34,7 @@ def test_eight_devices_find_what_one_finds(name, mesh):
   spread = jax.device_put(batch, sharding.by_rows(mesh))
   with target.spread_over(mesh):
     compiled = jax.jit(gradient(name)).lower(params, spread).compile()
-  linear.close(compiled(params, spread), expected, rtol=1e-4)
+  cases.close(compiled(params, spread), expected, rtol=1e-4)
   image = batch['views'][0, 0].nbytes
   moved = [
     c

@@ -13,7 +13,7 @@ from rrl_jax import losses
 from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import tarrl as tarrl_objective
 from rrl_jax.train import experiment
-from tests.objectives import linear
+from tests.objectives import cases, linear
 from tests.tiers import first
 
 BASES = ('simclr', 'byol', 'supcon', 'cross_entropy')
@@ -184,7 +184,7 @@ def infonce(rows, temperature):
 
 @pytest.fixture(scope='module')
 def found():
-  return linear.together(CASES, *linear.draw(), alone=REST)
+  return cases.together(CASES, *linear.draw(), alone=REST)
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def params():
 def test_strength_zero_is_the_base_loss_and_attacks_nothing(found):
   for base in BASES:
     ours, theirs = found[f'no, {base}'], found[f'simclr, {base}']
-    linear.close(ours[:2], theirs[:2])
+    cases.close(ours[:2], theirs[:2])
     assert (ours[2]['clean'], ours[2]['adversarial']) == (1, 0)
     assert 'feature_shift' not in ours[3]
 
@@ -203,11 +203,11 @@ def test_strength_zero_is_the_base_loss_and_attacks_nothing(found):
 def test_simclr_is_infonce_of_the_embeddings_of_two_views(found, params):
   loss, _, _, metrics = found['cool']
   both = unit(np.concatenate([embed(params, view) for view in (0, 1)]))
-  linear.close(loss, np.mean(infonce(both, 0.3)))
-  linear.close(
+  cases.close(loss, np.mean(infonce(both, 0.3)))
+  cases.close(
     metrics['view_cosine'], np.mean(np.sum(both[:8] * both[8:], axis=1))
   )
-  linear.close(metrics['mean_cosine'], np.mean(both @ both.T), rtol=1e-4)
+  cases.close(metrics['mean_cosine'], np.mean(both @ both.T), rtol=1e-4)
 
 
 def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
@@ -215,7 +215,7 @@ def test_the_shift_of_one_linear_feature_is_epsilon_times_its_l1_norm(
 ):
   # Pixels lie in [0.3, 0.7]: no bound is met.
   expected = 0.05 * np.sum(np.abs(params['in'][:, 0]))
-  linear.close(found['one feature'], expected, rtol=1e-4)
+  cases.close(found['one feature'], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize('distance', first(['unit_l2', 'sq_l2']))
@@ -223,7 +223,7 @@ def test_standardised_features_cannot_be_shrunk_or_moved_to_look_robust(
   found, distance
 ):
   for standardise in ('each', 'whole'):
-    linear.close(
+    cases.close(
       found[f'disguised, {standardise}, {distance}'],
       found[f'plain, {standardise}, {distance}'],
       rtol=1e-2,
@@ -237,13 +237,13 @@ def test_each_feature_counts_alike_when_each_is_standardised(found):
     found[f'stretched, {standardise}, unit_l2']
     / found[f'plain, {standardise}, unit_l2']
   )
-  linear.close(ratio('each'), 1, rtol=0.05)
+  cases.close(ratio('each'), 1, rtol=0.05)
   assert abs(ratio('whole') - 1) > 0.1
 
 
 def test_the_penalty_is_added_with_its_strength(found):
   loss, _, state, metrics = found['strength 3']
-  linear.close(loss, metrics['base_loss'] + 3.0 * metrics['feature_shift'])
+  cases.close(loss, metrics['base_loss'] + 3.0 * metrics['feature_shift'])
   assert (state['clean'], state['adversarial']) == (1, 1)
   assert float(metrics['pixel_shift']) > 0
 
@@ -257,7 +257,7 @@ def test_a_stopped_side_has_no_gradient(found):
   both, clean, adversarial = (
     found[stop][1]['in'] - base for stop in ('none', 'clean', 'adversarial')
   )
-  linear.close(both, clean + adversarial, rtol=1e-3)
+  cases.close(both, clean + adversarial, rtol=1e-3)
   assert np.abs(clean).max() > 1e-3
   assert np.abs(adversarial).max() > 1e-3
 
@@ -280,8 +280,8 @@ def test_more_radius_is_more_shift(found, norm):
 def test_the_free_attack_climbs_the_base_loss_to_the_edge(found):
   _, _, state, metrics = found['free']
   assert (state['clean'], state['adversarial']) == (1, 1)
-  linear.close(metrics['feature_shift'], found['free by hand'], rtol=1e-4)
-  linear.close(metrics['pixel_shift'], 0.05, rtol=1e-4)
+  cases.close(metrics['feature_shift'], found['free by hand'], rtol=1e-4)
+  cases.close(metrics['pixel_shift'], 0.05, rtol=1e-4)
 
 
 def test_byol_predicts_the_other_view_of_its_teacher(found, params):
@@ -293,8 +293,8 @@ def test_byol_predicts_the_other_view_of_its_teacher(found, params):
     - 2 * np.sum(unit(embed(params, a) @ predict) * unit(embed(teacher, b)), 1)
     for a, b in ((0, 1), (1, 0))
   ]
-  linear.close(loss, np.mean(expected), rtol=1e-4)
-  linear.close(
+  cases.close(loss, np.mean(expected), rtol=1e-4)
+  cases.close(
     aux_state['teacher']['params'],
     jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, teacher, params),
   )
