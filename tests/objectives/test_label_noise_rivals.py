@@ -30,10 +30,10 @@ def example_losses(objective, params, batch):
 def label_loss(name):
   """``((gradient, losses of the examples), the same by hand)``."""
   kw, loss_fn = LABEL_LOSSES[name]
-  objective = make('label_loss', loss=name, **kw)
 
   def run(params, batch, two):
     del two
+    objective = make('label_loss', loss=name, **kw)
     by_hand = lambda params: loss_fn(
       smooth.logits_of(params, batch), batch['label'], **kw
     )

@@ -12,10 +12,24 @@ import pytest
 from rrl_jax import losses, objectives
 from rrl_jax.errors import ConfigError
 from rrl_jax.objectives import _collapse_window, _one_pair
+from rrl_jax.train import sharding
 from rrl_jax.typing import DataSpec
+from tests.objectives import cases
 from tests.tiers import first
 
 LABELS = (0, 1, 2, 0, 1, 2, 0, 1)
+ALPHA = (0.2, 0.5, 0.9)
+# The parts of each row of the comparison beside cross entropy.
+TERMS = {
+  'ce': (),
+  'supcon': ('supervised',),
+  'supcon_infonce': ('supervised', 'infonce'),
+  'spread': ('mixed',),
+  'autoencoder': ('reconstruction',),
+  'thanos': ('mixed', 'reconstruction'),
+}
+# Embeddings change places within their class: 0 -> 3 -> 6 -> 0, 1 -> 4 -> 7.
+ORDER = np.array([3, 4, 5, 6, 7, 2, 0, 1])
 
 
 def apply_fn(params, model_state, images, *, train, labels=None):
@@ -46,6 +60,22 @@ def branching(params, model_state, images, *, train, labels=None):
   return (jnp.mean(branches, axis=0), out), state
 
 
+def shuffled(params, model_state, images, *, train, labels=None):
+  """Embeddings change places within their class; decoded images stay put."""
+  (_, out), state = apply_fn(
+    params, model_state, images, train=train, labels=labels
+  )
+  rows = np.concatenate([ORDER, ORDER + 8])
+  features = out['features'][rows]
+  decoded = jax.nn.sigmoid(features @ params['back']).reshape(images.shape)
+  out = {
+    'features': features,
+    'embedding': features,
+    'reconstruction': decoded,
+  }
+  return (features @ params['out'], out), state
+
+
 def spec(num_classes=3, class_probs=None):
   return DataSpec(
     class_names=tuple('abcdefghijklmnopqrstuvwxyz'[:num_classes]),
@@ -61,42 +91,47 @@ def make(network=apply_fn, data=None, **kw):
   return objectives.make('thanos', network, data=data or spec(), kw=kw)
 
 
-def draw(rng):
-  return {
-    'in': jnp.asarray(rng.normal(size=(16, 5)), jnp.float32),
-    'back': jnp.asarray(rng.normal(size=(5, 16)), jnp.float32),
-    'out': jnp.asarray(rng.normal(size=(5, 3)), jnp.float32),
-  }
+def draw_params(rng):
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return {'in': draw(16, 5), 'back': draw(5, 16), 'out': draw(5, 3)}
 
 
-@pytest.fixture
-def params(rng):
-  return draw(rng)
-
-
-@pytest.fixture
-def batch(rng):
-  views = jnp.asarray(rng.uniform(size=(8, 2, 4, 4, 1)), jnp.float32)
-  return {
+def draw():
+  """``(params, batch)``, the same ones each time."""
+  rng = np.random.default_rng(0)
+  params = draw_params(rng)
+  views = rng.uniform(size=(8, 2, 4, 4, 1)).astype(np.float32)
+  return params, {
     'image': views[:, 0],
     'views': views,
-    'label': jnp.asarray(LABELS),
-    'index': jnp.arange(8),
+    'label': np.array(LABELS, np.int32),
+    'index': np.arange(8, dtype=np.int32),
   }
 
 
-def run(objective, params, batch):
-  fun = jax.jit(jax.value_and_grad(objective, has_aux=True))
-  (loss, (state, _, metrics)), grads = fun(
-    params, {'labels': jnp.zeros(16, int)}, {}, batch, jax.random.key(0), 0
+@pytest.fixture
+def params():
+  return draw()[0]
+
+
+@pytest.fixture
+def batch():
+  return draw()[1]
+
+
+def take(objective, params, batch):
+  """``(loss, gradient, model_state, metrics)`` of a step."""
+  (loss, (state, _, metrics)), grads = jax.value_and_grad(
+    objective, has_aux=True
+  )(
+    params,
+    {'labels': jnp.zeros(16, jnp.int32)},
+    {},
+    batch,
+    jax.random.key(0),
+    0,
   )
   return loss, grads, state, metrics
-
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b
-  )
 
 
 def reference(params, batch, *, alpha, temperature):
@@ -134,33 +169,164 @@ def reference(params, batch, *, alpha, temperature):
   return parts
 
 
-@pytest.mark.parametrize(
-  ('variant', 'terms'),
-  first(
-    [
-      ('ce', ()),
-      ('supcon', ('supervised',)),
-      ('supcon_infonce', ('supervised', 'infonce')),
-      ('spread', ('mixed',)),
-      ('autoencoder', ('reconstruction',)),
-      ('thanos', ('mixed', 'reconstruction')),
-    ]
-  ),
-)
-def test_each_row_of_the_comparison_is_the_sum_of_its_parts(
-  params, batch, variant, terms
-):
-  alpha, temperature = (0.2, 0.5, 0.9), 0.4
-  parts = reference(params, batch, alpha=alpha, temperature=temperature)
-  loss, _, _, metrics = run(
-    make(variant=variant, class_alpha=alpha, temperature=temperature),
-    params,
-    batch,
+def of(*args, **kw):
+  return functools.partial(take, make(*args, **kw))
+
+
+def both_views(params, batch):
+  """Embeddings of the first views, then of the second ones."""
+  views = batch['views']
+  rows = jnp.concatenate([views[:, 0], views[:, 1]]).reshape(16, -1)
+  return rows @ params['in']
+
+
+def spread_loss(params, batch):
+  """The mean of the spread loss of the library."""
+  rows = losses.l2_normalize(both_views(params, batch))
+  each = losses.spread(
+    rows,
+    jnp.tile(batch['label'], 2),
+    jnp.tile(jnp.arange(8), 2),
+    alpha=0.3,
+    temperature=0.5,
   )
+  return jnp.mean(each)
+
+
+def geometry(params, batch):
+  rows = both_views(params, batch)
+  return losses.embedding_geometry(
+    rows, jnp.tile(batch['label'], 2), num_classes=3
+  )
+
+
+def constant(params, batch):
+  """Of images that are all alike."""
+  views = jnp.full((8, 2, 4, 4, 1), 0.5)
+  return take(make(variant='ce'), params, batch | {'views': views})
+
+
+def two_encoders(params, batch):
+  """Two encoders in one network, and each by itself."""
+  both = {'a': params, 'b': draw_params(np.random.default_rng(1))}
+  return (
+    take(make(branching), both, batch),
+    take(make(variant='spread'), both['a'], batch),
+    take(make(variant='autoencoder'), both['b'], batch),
+  )
+
+
+def one_pair(by_column=False, clip=None):
+  """The terms of an anchor, whose positives are in the other view."""
+
+  def run(anchors, contrasts, labels):
+    cosines = _one_pair.similarities(anchors, contrasts, by_column=by_column)
+    return _one_pair.terms(cosines / 0.5, labels, numerator_clip=clip)
+
+  return run
+
+
+def mistaken(**kw):
+  """A step, and the contrastive part by hand."""
+  terms = one_pair(kw.get('column_norms', False), kw.get('numerator_clip'))
+
+  def run(params, batch):
+    views = batch['views'].reshape(8, 2, -1)
+    first, second = views[:, 0] @ params['in'], views[:, 1] @ params['in']
+    supervised, conditional, _ = terms(second, first, batch['label'])
+    found = take(make(view_pairs='one', variant='spread', **kw), params, batch)
+    return found, jnp.mean(supervised + conditional) / 2
+
+  return run
+
+
+def alike(variant, view_pairs):
+  """Of one class and equal images, whose features are zero."""
+  return lambda params, batch: take(
+    make(variant=variant, view_pairs=view_pairs),
+    params,
+    batch | {'label': jnp.zeros(8, int), 'views': jnp.zeros((8, 2, 4, 4, 1))},
+  )
+
+
+def alone(**kw):
+  """Of three images, each of a class of its own."""
+  return lambda params, batch: take(
+    make(**kw), params, jax.tree.map(lambda leaf: leaf[:3], batch)
+  )
+
+
+UNBALANCED = spec(3, class_probs=np.array([0.5, 0.25, 0.25]))
+MISTAKES = {
+  'one pair': {},
+  'clipped': {'numerator_clip': 1.0},
+  'by column': {'column_norms': True},
+}
+WEIGHTS = {'cross_entropy': 0.5, 'contrastive': 2.0, 'autoencoder': 3.0}
+
+
+def thresholds():
+  return _collapse_window.collapse_thresholds(
+    16 * np.asarray(UNBALANCED.class_probs), 0.5
+  )
+
+
+CASES = {
+  'one alpha': of(alpha=0.3),
+  'spread loss': spread_loss,
+  'geometry': geometry,
+  'constant': constant,
+  'shuffled': of(shuffled, alpha=0.3),
+  'weights': of(alpha=0.3, **WEIGHTS),
+  'infonce alone': of(variant='supcon_infonce', infonce=0.25, contrastive=0.0),
+  'two encoders': two_encoders,
+  'autoencoder': of(variant='autoencoder'),
+  'autoencoder, scaled': of(variant='autoencoder', pixel_std=(0.5,)),
+  'margin': of(data=UNBALANCED, alpha_margin=0.1),
+  'margin, by hand': of(data=UNBALANCED, class_alpha=tuple(thresholds() + 0.1)),
+}
+CASES |= {
+  f'row {variant}': of(variant=variant, class_alpha=ALPHA, temperature=0.4)
+  for variant in TERMS
+}
+CASES |= {name: mistaken(**kw) for name, kw in MISTAKES.items()}
+CASES |= {
+  f'alike, {variant}, {view_pairs}': alike(variant, view_pairs)
+  for variant in ('supcon_infonce', 'thanos')
+  for view_pairs in ('all', 'one')
+}
+CASES |= {
+  f'alone, {variant}, {view_pairs}': alone(
+    variant=variant, view_pairs=view_pairs
+  )
+  for variant in ('supcon_infonce', 'thanos')
+  for view_pairs in ('all', 'one')
+}
+# Products of settings, of which the default tier has the first.
+REST = [
+  'alike, supcon_infonce, all',
+  'alike, thanos, one',
+  'alone, supcon_infonce, one',
+  'alone, thanos, one',
+]
+
+
+@pytest.fixture(scope='module')
+def found():
+  return cases.together(CASES, *draw(), alone=REST)
+
+
+@pytest.mark.parametrize('variant', TERMS)
+def test_each_row_of_the_comparison_is_the_sum_of_its_parts(
+  found, params, batch, variant
+):
+  terms = TERMS[variant]
+  parts = reference(params, batch, alpha=ALPHA, temperature=0.4)
+  loss, _, _, metrics = found[f'row {variant}']
   expected = parts['cross_entropy'] + sum(parts[term] for term in terms)
   np.testing.assert_allclose(loss, expected, rtol=2e-6)
   logged = [name for name in parts if name in metrics]
-  close({n: metrics[n] for n in logged}, {n: parts[n] for n in logged})
+  cases.close({n: metrics[n] for n in logged}, {n: parts[n] for n in logged})
   assert set(logged) == {
     'cross_entropy',
     *terms,
@@ -168,66 +334,27 @@ def test_each_row_of_the_comparison_is_the_sum_of_its_parts(
   } - {'mixed'}
 
 
-def test_weights_multiply_their_parts(params, batch):
-  alpha, weights = (0.3, 0.3, 0.3), {
-    'cross_entropy': 0.5,
-    'contrastive': 2.0,
-    'autoencoder': 3.0,
-  }  # fmt: skip
-  parts = reference(params, batch, alpha=alpha, temperature=0.5)
-  loss, _, _, _ = run(make(alpha=0.3, **weights), params, batch)
+def test_weights_multiply_their_parts(found, params, batch):
+  parts = reference(params, batch, alpha=(0.3,) * 3, temperature=0.5)
   expected = (
     0.5 * parts['cross_entropy']
     + 2 * parts['mixed']
     + 3 * parts['reconstruction']
   )
-  np.testing.assert_allclose(loss, expected, rtol=2e-6)
-  loss, _, _, _ = run(
-    make(variant='supcon_infonce', infonce=0.25, contrastive=0.0), params, batch
-  )
+  np.testing.assert_allclose(found['weights'][0], expected, rtol=2e-6)
   expected = parts['cross_entropy'] + 0.25 * parts['infonce']
-  np.testing.assert_allclose(loss, expected, rtol=2e-6)
+  np.testing.assert_allclose(found['infonce alone'][0], expected, rtol=2e-6)
 
 
-def test_one_alpha_is_the_spread_loss(params, batch):
-  _, _, _, metrics = run(make(alpha=0.3), params, batch)
-  views = batch['views']
-  rows = jnp.concatenate([views[:, 0], views[:, 1]]).reshape(16, -1)
-  rows = losses.l2_normalize(rows @ params['in'])
-  expected = jax.jit(functools.partial(losses.spread, temperature=0.5))(
-    rows,
-    jnp.tile(batch['label'], 2),
-    jnp.tile(jnp.arange(8), 2),
-    alpha=0.3,
-  )
+def test_one_alpha_is_the_spread_loss(found):
+  _, _, _, metrics = found['one alpha']
   got = 0.7 * metrics['supervised'] + 0.3 * metrics['class_conditional']
-  close(got, jnp.mean(expected))
+  cases.close(got, found['spread loss'])
 
 
-@pytest.mark.full
-def test_permuting_images_inside_a_class_changes_the_autoencoder_alone(
-  params, batch
-):
-  # Embeddings change places within their class; decoded images stay put.
-  order = np.array([3, 4, 5, 6, 7, 2, 0, 1])  # 0 -> 3 -> 6 -> 0, 1 -> 4 -> 7.
-  assert (np.asarray(LABELS)[order] == LABELS).all()
-
-  def shuffled(params, model_state, images, *, train, labels=None):
-    (_, out), state = apply_fn(
-      params, model_state, images, train=train, labels=labels
-    )
-    rows = np.concatenate([order, order + 8])
-    features = out['features'][rows]
-    decoded = jax.nn.sigmoid(features @ params['back']).reshape(images.shape)
-    out = {
-      'features': features,
-      'embedding': features,
-      'reconstruction': decoded,
-    }
-    return (features @ params['out'], out), state
-
-  before = run(make(), params, batch)[3]
-  after = run(make(shuffled), params, batch)[3]
+def test_permuting_images_inside_a_class_changes_the_autoencoder_alone(found):
+  assert (np.asarray(LABELS)[ORDER] == LABELS).all()
+  before, after = found['one alpha'][3], found['shuffled'][3]
   for name in (
     'supervised',
     'class_conditional',
@@ -238,51 +365,38 @@ def test_permuting_images_inside_a_class_changes_the_autoencoder_alone(
   assert abs(after['reconstruction'] / before['reconstruction'] - 1) > 0.01
 
 
-@pytest.mark.full
-def test_geometry_of_the_embeddings_is_logged(params, batch):
-  _, _, _, metrics = run(make(variant='ce'), params, batch)
-  views = batch['views']
-  rows = jnp.concatenate([views[:, 0], views[:, 1]]).reshape(16, -1)
-  found = losses.embedding_geometry(
-    rows @ params['in'], jnp.tile(batch['label'], 2), num_classes=3
-  )
-  close(metrics['class_spread'], found.spread)
+def test_geometry_of_the_embeddings_is_logged(found):
+  _, _, _, metrics = found['row ce']
+  expected = found['geometry']
+  cases.close(metrics['class_spread'], expected.spread)
   for name in ('within_cosine', 'between_cosine'):
-    close(metrics[name], getattr(found, name))
-  close([metrics[f'class_spread/{c}'] for c in 'abc'], list(found.class_spread))
+    cases.close(metrics[name], getattr(expected, name))
+  cases.close(
+    [metrics[f'class_spread/{c}'] for c in 'abc'], list(expected.class_spread)
+  )
   assert metrics['total_collapse'] == 0
-  constant = batch | {'views': jnp.full((8, 2, 4, 4, 1), 0.5)}
-  assert run(make(variant='ce'), params, constant)[3]['total_collapse'] == 1
+  assert found['constant'][3]['total_collapse'] == 1
 
 
-def test_two_encoders_learn_nothing_from_each_other(rng, params, batch):
-  both = {'a': params, 'b': draw(rng)}
-  loss, grads, _, _ = run(make(branching), both, batch)
-  first = run(make(variant='spread'), both['a'], batch)
-  second = run(make(variant='autoencoder'), both['b'], batch)
-  close(loss, first[0] + second[0])
-  close(grads, {'a': first[1], 'b': second[1]}, rtol=1e-4)
+def test_two_encoders_learn_nothing_from_each_other(found):
+  (loss, grads, _, _), one, other = found['two encoders']
+  cases.close(loss, one[0] + other[0])
+  cases.close(grads, {'a': one[1], 'b': other[1]}, rtol=1e-4)
 
 
-def test_the_network_sees_the_labels_of_both_views(params, batch):
-  _, _, state, _ = run(make(), params, batch)
+def test_the_network_sees_the_labels_of_both_views(found):
+  _, _, state, _ = found['one alpha']
   np.testing.assert_array_equal(state['labels'], np.tile(LABELS, 2))
 
 
-@pytest.mark.full
-def test_one_device_equals_eight(params, batch, mesh):
-  objective = make(variant='thanos', class_alpha=(0.2, 0.5, 0.9))
-  loss, grads, _, metrics = run(objective, params, batch)
-  rows = NamedSharding(mesh, PartitionSpec('data'))
-  spread = run(objective, params, jax.device_put(batch, rows))
-  close((loss, metrics), (spread[0], spread[3]))
-  close(grads, spread[1], rtol=1e-4, atol=1e-5)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def one_pair(anchors, contrasts, labels, by_column=False, clip=None):
-  cosines = _one_pair.similarities(anchors, contrasts, by_column=by_column)
-  return _one_pair.terms(cosines / 0.5, labels, numerator_clip=clip)
+@pytest.mark.parametrize('number', first([2, 8]))
+def test_one_device_equals_several(found, params, batch, number):
+  rows = NamedSharding(sharding.make_mesh(number), PartitionSpec('data'))
+  step = jax.jit(CASES['row thanos'])
+  several = step(params, jax.device_put(batch, rows))
+  (loss, grads, _, metrics), one = jax.device_get(several), found['row thanos']
+  cases.close((loss, metrics), (one[0], one[3]))
+  cases.close(grads, one[1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_of_one_view_pair_is_the_equation_of_section_1(rng):
@@ -290,7 +404,15 @@ def test_the_loss_of_one_view_pair_is_the_equation_of_section_1(rng):
   anchors, contrasts = rng.normal(size=(2, 9, 4))
   labels = np.array([0, 1, 0, 1, 1, 0, 2, -1, -1])
   unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
-  for by_column, clip in ((False, None), (True, None), (False, 1.0)):
+  settings = {'plain': (False, None), 'column': (True, None)}
+  settings['clip'] = False, 1.0
+  got = cases.together(
+    {name: one_pair(*kw) for name, kw in settings.items()},
+    anchors.astype(np.float32),
+    contrasts.astype(np.float32),
+    labels,
+  )
+  for name, (by_column, clip) in settings.items():
     s = np.zeros((9, 9))
     for i in range(9):
       for j in range(9):
@@ -309,74 +431,59 @@ def test_the_loss_of_one_view_pair_is_the_equation_of_section_1(rng):
       want[0, i] = each[same].mean()
       want[1, i] = np.log(np.exp(s[i, same]).sum()) - s[i, i]
       want[2, i] = np.log(np.exp(s[i]).sum()) - s[i, i]
-    got = one_pair(
-      jnp.asarray(anchors, jnp.float32),
-      jnp.asarray(contrasts, jnp.float32),
-      jnp.asarray(labels),
-      by_column,
-      clip,
-    )
-    np.testing.assert_allclose(np.stack(got), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.stack(got[name]), want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.full
-def test_mistakes_of_the_release_are_settings(params, batch):
-  views = batch['views'].reshape(8, 2, -1)
-  first, second = views[:, 0] @ params['in'], views[:, 1] @ params['in']
-  for kw in ({}, {'numerator_clip': 1.0}, {'column_norms': True}):
-    supervised, conditional, _ = one_pair(
-      second,
-      first,
-      batch['label'],
-      kw.get('column_norms', False),
-      kw.get('numerator_clip'),
-    )
-    loss, grads, _, metrics = run(
-      make(view_pairs='one', variant='spread', **kw), params, batch
-    )
-    expected = jnp.mean(supervised + conditional) / 2
-    close(loss - metrics['cross_entropy'], expected)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-  _, _, _, plain = run(make(variant='autoencoder'), params, batch)
-  _, _, _, scaled = run(
-    make(variant='autoencoder', pixel_std=(0.5,)), params, batch
-  )
-  close(scaled['reconstruction'], 4 * plain['reconstruction'])
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistakes_of_the_release_are_settings(found, name):
+  (loss, grads, _, metrics), expected = found[name]
+  cases.close(loss - metrics['cross_entropy'], expected)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-@pytest.mark.full
-@pytest.mark.parametrize('variant', ['supcon_infonce', 'thanos'])
-@pytest.mark.parametrize('view_pairs', ['all', 'one'])
+def test_pixels_may_be_divided_by_their_standard_deviation(found):
+  plain, scaled = found['autoencoder'][3], found['autoencoder, scaled'][3]
+  cases.close(scaled['reconstruction'], 4 * plain['reconstruction'])
+
+
+@pytest.mark.parametrize(
+  ('variant', 'view_pairs'),
+  first(
+    [
+      ('supcon_infonce', 'one'),
+      ('thanos', 'all'),
+      ('supcon_infonce', 'all'),
+      ('thanos', 'one'),
+    ],
+    2,
+  ),
+)
 def test_a_batch_of_one_class_and_equal_images_is_finite(
-  params, batch, variant, view_pairs
+  found, variant, view_pairs
 ):
-  objective = make(variant=variant, view_pairs=view_pairs)
-  alike = batch | {
-    'label': jnp.zeros(8, int),
-    'views': jnp.zeros((8, 2, 4, 4, 1)),  # Features are zero as well.
-  }
-  loss, grads, _, metrics = run(objective, params, alike)
+  loss, grads, _, metrics = found[f'alike, {variant}, {view_pairs}']
   assert np.isfinite(loss)
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
   assert all(np.isfinite(m) for m in metrics.values())
 
 
 @pytest.mark.parametrize('view_pairs', first(['all', 'one']))
-def test_an_image_alone_in_its_class_has_its_other_view(
-  params, batch, view_pairs
-):
+def test_an_image_alone_in_its_class_has_its_other_view(found, view_pairs):
   """Its class spreads nothing then, and its supervised term is InfoNCE."""
-  alone = jax.tree.map(lambda leaf: leaf[:3], batch)  # Of three classes.
-  objective = make(variant='supcon_infonce', view_pairs=view_pairs)
-  _, _, _, metrics = run(objective, params, alone)
-  close(metrics['supervised'], metrics['infonce'])
-  loss, grads, _, metrics = run(make(view_pairs=view_pairs), params, alone)
-  close(metrics['class_conditional'], 0.0)
+  _, _, _, metrics = found[f'alone, supcon_infonce, {view_pairs}']
+  cases.close(metrics['supervised'], metrics['infonce'])
+  loss, grads, _, metrics = found[f'alone, thanos, {view_pairs}']
+  cases.close(metrics['class_conditional'], 0.0)
   assert np.isfinite(loss)
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 # --- Where alpha lies.
+
+
+def test_a_margin_sets_each_class_above_its_own_threshold(found):
+  assert np.ptp(thresholds()) > 0.01
+  cases.close(found['margin'][:2], found['margin, by hand'][:2])
 
 
 @pytest.mark.full
@@ -530,19 +637,6 @@ def test_classes_that_differ_in_size_are_remarked():
   assert 'class_balanced' in balance
   low, _ = make_one(alpha=0.5).remarks(128)
   assert "alpha=0.5 of class 'b' lies below 0.602" in low
-
-
-@pytest.mark.full
-def test_a_margin_sets_each_class_above_its_own_threshold(params, batch):
-  probs = np.array([0.5, 0.25, 0.25])
-  data = spec(3, class_probs=probs)
-  thresholds = _collapse_window.collapse_thresholds(16 * probs, 0.5)
-  assert np.ptp(thresholds) > 0.01
-  by_margin = run(make(data=data, alpha_margin=0.1), params, batch)
-  by_hand = run(
-    make(data=data, class_alpha=tuple(thresholds + 0.1)), params, batch
-  )
-  close(by_margin[:2], by_hand[:2])
 
 
 @pytest.mark.fast
