@@ -296,6 +296,27 @@ def test_sigterm_stops_all_at_one_step_and_a_kill_is_noticed(tmp_path):
   assert steps == [1, *range(5, steps[-1] + 1, 5)]
 
 
+@pytest.mark.fast
+def test_who_stops_last_says_that_all_have_saved(monkeypatch):
+  """The first to leave may take the coordinator with it."""
+
+  class Said(BaseException):
+    pass
+
+  def gone(*args):
+    raise jax.errors.JaxRuntimeError('UNAVAILABLE: connection closed')
+
+  def abandon(line):
+    raise Said(line)
+
+  monkeypatch.setattr(multihost, 'abandon', abandon)
+  process = multihost._Together.__new__(multihost._Together)
+  process._ending, process._last_words = False, 'saved at step 40'
+  process._all_idle, process._meet = lambda number: True, gone
+  with pytest.raises(Said, match='saved at step 40'):
+    process._stop_together()
+
+
 @pytest.mark.full
 def test_a_run_goes_on_after_sigterm_a_kill_and_with_fewer_devices(tmp_path):
   root = tmp_path / 'run'
