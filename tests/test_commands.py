@@ -32,8 +32,13 @@ ABSENT = {
   'cifar10': 3,  # Neither prepared nor in reach, see `nothing_in_reach`.
   'waterbirds': 3,  # The folder of the pictures is not there.
 }
-if not importlib.util.find_spec('wandb'):
-  ABSENT['tracker=wandb'] = 2
+# Packages that are extras, and what in a command asks for one.
+for package, words in {
+  'umap': 'thanos.py:fashion_mnist,groups',
+  'wandb': 'tracker=wandb',
+}.items():
+  if not importlib.util.find_spec(package):
+    ABSENT[words] = 2
 # Lines of a shell that do not call launch.py, by what they begin with, and
 # where they are run.
 OTHERS = {
