@@ -18,7 +18,7 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # A worker has one core: threads of libraries would only wait for each other.
 for _threads in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
   os.environ.setdefault(_threads, '1')

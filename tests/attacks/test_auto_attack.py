@@ -1,7 +1,6 @@
 """AutoAttack: batches, devices, kills and few classes change nothing."""
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,24 +15,6 @@ W = RNG.normal(size=(18, 10)).astype('f') / 2
 V = RNG.normal(size=(10, 5)).astype('f')
 X = RNG.uniform(size=(20, 3, 3, 2)).astype('f')
 SHORT = {'num_steps': 6, 'num_queries': 8, 'num_targets': 2}
-
-
-@pytest.fixture(autouse=True, scope='module')
-def compiled_once(tmp_path_factory):
-  """Every call compiles anew; here equal steps come from a cache."""
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-    'jax_persistent_cache_min_compile_time_secs': 0.1,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  compilation_cache.reset_cache()
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def net(x, num_classes=5):
