@@ -7,6 +7,8 @@ seed, evaluation mode: the true share of wrong labels, the share of labels that
 the network does not predict, and the mixture of `losses.estimate_noise_rate`.
 """
 
+import argparse
+
 import jax
 import numpy as np
 import optax
@@ -23,13 +25,13 @@ NOISES = (
 )  # fmt: skip
 
 
-def estimates(data: str, noise: str) -> tuple[float, float, float]:
+def estimates(data: str, noise: str, steps: int) -> tuple[float, float, float]:
   """True share of wrong labels, disagreement, and the mixture's rate."""
   config = gr.get_config(f'erm,{data},{noise}')
   if data == 'fashion_mnist':
     config.data.imbalance = ','.join(['0.0667'] * 10)
   config.optim.schedule = 'constant'
-  config.total_steps = STEPS[data]
+  config.total_steps = steps
   config.mesh.data = 1
   built = experiment.build(config)
   state = jax.jit(built.init)(jax.random.key(0))
@@ -56,10 +58,15 @@ def estimates(data: str, noise: str) -> tuple[float, float, float]:
 
 def main():
   """Prints a row for each data set and noise."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--only', choices=STEPS, help='one of the data sets')
+  parser.add_argument('--steps', type=int, help='of the warm-up')
+  args = parser.parse_args()
   print('data           noise                   true  disagree  mixture')
-  for data in STEPS:
+  for data in [args.only] if args.only else STEPS:
     for noise in NOISES:
-      true, disagree, mixture = estimates(data, noise)
+      steps = args.steps or STEPS[data]
+      true, disagree, mixture = estimates(data, noise, steps)
       print(f'{data:14} {noise:22} {true:5.2f} {disagree:9.2f} {mixture:8.2f}')
 
 

@@ -17,6 +17,7 @@ import pytest
 
 import launch
 from rrl_jax.train import experiment
+from tests import launching
 from tests.launching import Command, environment
 from tests.test_docs import PAGES, ROOT, blocks
 
@@ -24,7 +25,7 @@ PROGRAM = 'python launch.py '
 # Not run as they stand, and why.
 ELSEWHERE = {
   '--multihost': 'several processes: tests/test_multihost.py',
-  '--aot': 'compiles a ResNet for minutes: tests/train/test_aot.py, an MLP',
+  '--aot': 'compiles a ResNet for minutes: below, with a narrow network',
   '--config.job=evaluate': 'needs a finished run: tests/test_launch.py',
 }
 # What ends at once for want of data or of a package, with its exit code.
@@ -55,13 +56,10 @@ BENCHMARKS = {
   'contrastive': '--num=64 --dim=8 --rounds=1',
   'corruptions': '--images=2 --peer_images=1 --rounds=1 --only=fog',
   'multicut': '--nodes=50 --instances=1 --largest=50 --rows=100',
+  'noise_estimate': '--only=digits --steps=2',
   'pgd': '--rounds=1 --only=cnn',
-}
-# Those that nothing makes short, and why; they are imported.
-LONG_BENCHMARKS = {
-  'noise_estimate': 'trains sixteen networks',
-  'scaling': 'compiles ResNet-50 for each topology',
-  'step_cost': 'compiles fourteen steps of a ResNet',
+  'scaling': '--virtual --methods=erm',
+  'step_cost': '--only=gr --batch_size=2',
 }
 
 
@@ -168,7 +166,7 @@ def test_scripts_and_benchmarks_that_a_page_names_are_there(page):
 @pytest.mark.fast
 def test_every_benchmark_is_tried():
   names = {path.stem for path in (ROOT / 'benchmarks').glob('[a-z]*.py')}
-  assert names == BENCHMARKS.keys() | LONG_BENCHMARKS.keys()
+  assert names == BENCHMARKS.keys()
 
 
 @pytest.mark.full
@@ -177,13 +175,6 @@ def test_a_small_benchmark_prints_numbers(name):
   done = python('-m', f'benchmarks.{name}', *BENCHMARKS[name].split())
   assert done.returncode == 0, done.stderr
   assert re.search(r'\d\.\d', done.stdout), done.stdout
-
-
-@pytest.mark.full
-@pytest.mark.parametrize('name', LONG_BENCHMARKS)
-def test_a_long_benchmark_is_imported(name):
-  done = python('-c', f'from benchmarks import {name}; {name}.main')
-  assert done.returncode == 0, done.stderr
 
 
 def python(*args):
@@ -241,6 +232,17 @@ def test_a_command_runs_until_its_first_step(command, files, tmp_path, request):
     assert done.returncode in (0, 75), done.stderr
     if done.returncode == 75:
       assert has_logged(root), 'no step in five minutes'
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures('libtpu')
+@pytest.mark.parametrize('command', [c for c in COMMANDS if '--aot' in c])
+def test_a_command_for_a_pod_compiles_a_narrow_network(command, tmp_path):
+  narrow = ('--config.model.name=resnet18', '--config.model.kw.width=8')
+  root = f'--workdir={tmp_path / "run"}'
+  done = launching.run(*shlex.split(command), *narrow, root)
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'^bytes/chip: \d', done.stdout, re.MULTILINE), done.stdout
 
 
 def nothing_in_reach(folder):

@@ -1,5 +1,6 @@
 """Every config is plain data, and its recipe is built and traced."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -105,11 +106,17 @@ def get_config(name: str) -> ConfigDict:
   return MODULES[stem].get_config(arg or None)
 
 
+@functools.cache
+def few_blocks(network):
+  """A ResNet of its kind with one block in each of two stages."""
+  return type('Model', (network,), {'stage_sizes': (1, 1)})
+
+
 def shallow(config: ConfigDict, monkeypatch) -> ConfigDict:
   """The same recipe with few layers of each kind and one step of an attack."""
-  network = models.get(config.model.name).Model
-  if hasattr(network, 'stage_sizes'):
-    monkeypatch.setattr(network, 'stage_sizes', (1, 1))
+  module = models.get(config.model.name)
+  if hasattr(module.Model, 'stage_sizes'):
+    monkeypatch.setattr(module, 'Model', few_blocks(module.Model))
   if config.model.name.startswith('vit'):
     config.model.kw.depth = 1
   if config.objective.kw.get('inner_steps'):
