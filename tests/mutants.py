@@ -69,8 +69,8 @@ MUTANTS = (
   ),
   _m(
     'losses/_feature_shift',
-    'return _rows.keep(rows & apart, out)',
-    'return _rows.keep(apart, out)',
+    '_rows.keep(rows, _rows.flat(x).astype(dtype)) for x in (clean, moved)',
+    '_rows.flat(x).astype(dtype) for x in (clean, moved)',
     'losses/test_feature_shift',
   ),
   _m(
