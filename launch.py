@@ -4,12 +4,22 @@
   python launch.py --config=configs/hro.py:cl,fashion_mnist --config.seed=1
   python launch.py --config=configs/hro.py:imagenet --aot=v5e:16x16
 
-The text behind the config file's colon chooses a variant; --config.a.b=value
-overrides one field; with --config.data.name the config's own data.kw are
-forgotten. --config.features=mine.npz scores an encoder's features
-in place of training. A run's folder holds its config, metrics, checkpoints,
-results.json and report/index.html. The same --workdir again resumes the run,
-or says that it is done; a longer --config.total_epochs goes on from the end.
+The text behind the config file's colon chooses a variant; with npz=FILE,
+folder=DIR or idx=DIR there, any config takes images of your own:
+
+  python launch.py --config=configs/hro.py:npz=mine.npz
+
+--config.a.b=value sets one field, in a study or a pool one of every member. A
+part that is chosen by name (data.name, model.name, objective.name, optim.name)
+forgets what belonged to the former one, and the run says so before its first
+step. --config.evals.NAME.ARG=value adds an evaluator, --config.evals.NAME=
+leaves one out, --config.evals= all. With --config=FILE, --help lists what may
+stand behind the colon and the fields with their values.
+
+--config.features=mine.npz scores an encoder's features in place of training. A
+run's folder holds its config, metrics, checkpoints, results.json and
+report/index.html. The same --workdir again resumes the run, or says that it is
+done; a longer --config.total_epochs goes on from the end.
 
 Several machines run the same command with --multihost, each its own process
 (docs/pods.md). When one is lost, the others stop within 15 seconds with exit
@@ -25,6 +35,7 @@ Exit codes:
   130 interrupted at the keyboard: likewise, from the last checkpoint
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -32,15 +43,18 @@ import platform
 import signal
 import sys
 import traceback
+from typing import Any, NamedTuple
 import zlib
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 _HERE = pathlib.Path(__file__).resolve().parent / 'configs'
+# Sources of images that a config takes behind its colon, by file or folder.
+_OWN_IMAGES = ('npz', 'folder', 'idx')
 _PAUSE_SECONDS = 16  # In which every process notices that one is gone.
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   'config', None, 'A file of configs/, with an argument behind a colon.'
 )
 _WORKDIR = flags.DEFINE_string(
@@ -82,22 +96,22 @@ _COMPILE_ONLY = _NO_TPU | {
 def main(argv: list[str]) -> int:
   """Parses the command, hands over to its job; returns the exit code."""
   if '--help' in argv or '-h' in argv:
-    print(_help())
-    return 0
+    return _show_help(argv)
   try:
-    _parse(argv)
+    command = _parse(argv)
     if _AOT.value is not None:
       os.environ |= _COMPILE_ONLY
+    if _RESTARTS.value:
+      return _supervise(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    run = _prepare(command)
   except _UsageError as error:
     return _say(error, 2)
-  if _RESTARTS.value:
-    return _supervise(argv)
   try:
-    signal.signal(signal.SIGTERM, _stop)
     if _AOT.value is not None:
-      _aot(_config())
+      _aot(run)
     else:
-      _run()
+      _run(run)
   except (Exception, KeyboardInterrupt) as error:
     code, line = _verdict(error)
     if _MULTIHOST.value:
@@ -120,6 +134,9 @@ def _verdict(error):
     | errors.StoppedError,
   ):
     return error.exit_code, _one_line(error)
+  if isinstance(error, BrokenPipeError):
+    _read_by_nobody()
+    return 75, 'nobody reads the output any more; the same command goes on'
   if isinstance(error, OSError):
     return 3, f'cannot read or write: {_one_line(error)}'
   if isinstance(error, KeyboardInterrupt):
@@ -163,11 +180,45 @@ class _UsageError(Exception):
   """The command line cannot be read; one line says why."""
 
 
+class _Command(NamedTuple):
+  """A command line, read but not applied.
+
+  Attributes:
+    text: What stands behind ``--config=``.
+    given: Texts of the fields that it sets, by dotted name.
+    config: What the config file gives.
+    base: Every field with its default.
+    doc: The docstring of the config file.
+  """
+
+  text: str
+  given: dict[str, str]
+  config: ConfigDict
+  base: ConfigDict
+  doc: str
+
+
+class _Prepared(NamedTuple):
+  """What is to be run.
+
+  Attributes:
+    config: With every change of the command line.
+    overrides: These changes by dotted name.
+    root: The run's folder.
+    remarks: What is to be said before the first step.
+  """
+
+  config: ConfigDict
+  overrides: dict[str, Any]
+  root: pathlib.Path
+  remarks: list[str]
+
+
 def _parse(argv):
-  """Reads the flags, with every failure as one line."""
-  _check_config(argv)
+  """Reads flags and config, with every failure as one line."""
+  command, rest = _read(argv)
   try:
-    left = flags.FLAGS(argv)
+    left = flags.FLAGS(rest)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
     raise _UsageError(_one_line(e)) from e
   if len(left) > 1:
@@ -176,19 +227,80 @@ def _parse(argv):
     raise _UsageError('--workdir= is empty')
   if _RESTARTS.value < 0:
     raise _UsageError(f'--restarts={_RESTARTS.value} is negative')
+  return command
 
 
-def _check_config(argv):
-  """Loads the config by itself: absl would bury its errors in a traceback.
-
-  What is checked is that the file exists and takes its argument, and that it
-  has the fields that the command line overrides.
-  """
-  text = _value_of('config', argv)
-  if text is None:
+def _read(argv):
+  """Loads the config and gathers its changes; returns what is left as well."""
+  texts, given, rest = [], {}, []
+  words = iter(_with_flag_files(argv))
+  for word in words:
+    name, equals, text = word.partition('=')
+    bare = name.lstrip('-')
+    if not name.startswith('-') or bare.partition('.')[0] not in (
+      'config',
+      'noconfig',
+    ):
+      rest.append(word)
+      continue
+    if bare.startswith('noconfig.'):
+      text = 'false'
+    elif not equals:
+      text = next(words, None)
+      if text is None:
+        raise _UsageError(f'{word}: a value is missing, as in {word}=VALUE')
+    if bare == 'config':
+      texts.append(text)
+    else:
+      given[bare.partition('.')[2]] = text
+  if not texts:
     raise _UsageError(
       f'--config=configs/<name>.py is missing; there are {_configs()}'
     )
+  if len(texts) > 1:
+    raise _UsageError(
+      f'--config is given {len(texts)} times ({", ".join(texts)}); one config'
+      ' makes a run'
+    )
+  text, own = _own_images(texts[0])
+  for name in own:
+    if name in given:
+      raise _UsageError(
+        f'--config={texts[0]} and --config.{name}={given[name]} both choose the'
+        ' data'
+      )
+  config, base, doc = _load_config(text)
+  return _Command(texts[0], own | given, config, base, doc), rest
+
+
+def _with_flag_files(argv):
+  """The words, those of ``--flagfile=FILE`` in its place."""
+  try:
+    return flags.FLAGS.read_flags_from_files(argv, force_gnu=True)
+  except (flags.Error, OSError, UnicodeDecodeError) as error:
+    raise _UsageError(_one_line(error)) from error
+
+
+def _own_images(text):
+  """Takes ``npz=FILE`` and the like out of a config's argument."""
+  path, colon, arg = text.partition(':')
+  own, kept = {}, []
+  for word in arg.split(','):
+    name, equals, where = word.partition('=')
+    if not equals or name not in _OWN_IMAGES:
+      kept.append(word)
+      continue
+    if own:
+      raise _UsageError(f'--config={text}: one set of images makes a run')
+    if not where:
+      raise _UsageError(f'--config={text}: {name}= names no file or folder')
+    own = {'data.name': name, 'data.kw.path': where}
+  arg = ','.join(kept)
+  return (f'{path}:{arg}' if colon and arg else path), own
+
+
+def _load_config(text):
+  """What a config file gives for its argument, the defaults, its docstring."""
   path, _, arg = text.partition(':')
   if not os.path.isfile(path) or not path.endswith('.py'):
     raise _UsageError(
@@ -197,36 +309,45 @@ def _check_config(argv):
   spec = importlib.util.spec_from_file_location('config', path)
   module = importlib.util.module_from_spec(spec)
   try:
+    from configs import common
+
     spec.loader.exec_module(module)
     config = module.get_config(arg or None)
-  except (AttributeError, ImportError, SyntaxError, TypeError, ValueError) as e:
-    raise _UsageError(f'--config={text}: {_one_line(e)}') from e
-  for override in argv:
-    if override.startswith('--config.'):
-      _check_field(config, override.removeprefix('--').partition('=')[0])
+  except (
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as e:
+    own = ', '.join(f'{name}=PATH' for name in _OWN_IMAGES)
+    hint = f', {own}' if '; known: ' in str(e) else ''
+    raise _UsageError(f'--config={text}: {_one_line(e)}{hint}') from e
+  if not isinstance(config, ConfigDict) or 'job' not in config:
+    raise _UsageError(
+      f'--config={text}: get_config returned a {type(config).__name__} that is'
+      ' not made from configs/common.py: base()'
+    )
+  return config, common.base(), module.__doc__ or ''
 
 
-def _check_field(config, dotted):
-  """Raises unless the config has the field, listing those that it has."""
-  at, *names = dotted.split('.')
-  for name in names:
-    fields = sorted(config) if isinstance(config, ConfigDict) else []
-    if name not in fields:
-      there = ', '.join(fields) or 'nothing inside'
-      raise _UsageError(
-        f'--{dotted}: {at} has no field {name!r}; it has {there}'
-      )
-    config = config[name]
-    at = f'{at}.{name}'
+def _prepare(command):
+  """Applies the command line to the config."""
+  _look_for_tpu()
+  from rrl_jax.errors import ConfigError
+  from rrl_jax.train import overrides
 
-
-def _value_of(name, argv):
-  """The text of a flag written ``--name=text`` or ``--name text``, or None."""
-  for i, word in enumerate(argv):
-    flag, given, text = word.partition('=')
-    if flag in (f'--{name}', f'-{name}'):
-      return text if given else ''.join(argv[i + 1 : i + 2])
-  return None
+  try:
+    applied = overrides.apply(command.config, command.base, command.given)
+  except ConfigError as error:
+    raise _UsageError(_one_line(error)) from error
+  applied.config.lock()
+  root = pathlib.Path(
+    _WORKDIR.value or _default_workdir(command.text, applied.config)
+  )
+  return _Prepared(applied.config, applied.values, root, applied.remarks)
 
 
 def _configs():
@@ -240,21 +361,8 @@ def _configs():
   )
 
 
-def _config():
-  """The config; with another source of data, without the old one's settings."""
-  config, changed = _CONFIG.value, _overrides()
-  if 'data.name' in changed:
-    tasks = {f'transfer.{name}': t for name, t in config.transfer.items()}
-    for where, part in ({'data': config.data} | tasks).items():
-      for name in part.get('kw', ()):
-        if f'{where}.kw.{name}' not in changed:
-          part.kw[name] = None
-  return config
-
-
-def _run():
+def _run(run):
   """Does the config's job."""
-  config = _config()
   _set_up_jax()
   from rrl_jax.errors import ConfigError
 
@@ -264,59 +372,73 @@ def _run():
     'study': _study,
     'pool': _pool,
   }
+  config = run.config
   if config.job in ('study', 'pool') and config.job not in config:
     raise ConfigError(f'job={config.job!r}: this config has no {config.job}')
   if config.job not in jobs:
     raise ConfigError(f'job={config.job!r}; known: {", ".join(jobs)}')
-  root = pathlib.Path(_WORKDIR.value or _default_workdir())
+  _remark(run.remarks)
   scores = config.get('features') is not None
-  (_score if scores else jobs[config.job])(config, root)
+  (_score if scores else jobs[config.job])(run)
 
 
-def _aot(config):
+def _remark(remarks):
+  """Says what the command line has changed besides."""
+  import jax
+
+  if jax.process_index() == 0:
+    for remark in remarks:
+      print(remark, flush=True)
+
+
+def _aot(run):
   """Compiles for TPUs that are not there and prints what a step takes."""
   from rrl_jax.train import aot
 
-  aot.report(config, _AOT.value)
+  aot.report(run.config, _AOT.value)
 
 
-def _train(config, root):
+def _train(run):
   """Trains to the end, evaluates, reports."""
   from rrl_jax import train
 
-  _report(root, train.train_and_evaluate(config, root, _overrides()))
+  found = train.train_and_evaluate(run.config, run.root, run.overrides)
+  _report(run.root, found)
 
 
-def _evaluate(config, root):
+def _evaluate(run):
   """Evaluates the last checkpoint anew, reports."""
   from rrl_jax import train
 
-  _report(root, train.evaluate_last(config, root, _overrides()))
+  found = train.evaluate_last(run.config, run.root, run.overrides)
+  _report(run.root, found)
 
 
-def _score(config, root):
+def _score(run):
   """Takes the indicators of an encoder's features from a file, reports."""
   from rrl_jax import train
 
-  _report(root, train.score_features(config, root, _overrides()))
+  found = train.score_features(run.config, run.root, run.overrides)
+  _report(run.root, found)
 
 
-def _study(config, root):
+def _study(run):
   """Trains and evaluates many runs, prints one table."""
   from rrl_jax import studies
 
-  studies.run(config, root, _overrides())
+  studies.run(run.config, run.root, run.overrides)
 
 
-def _pool(config, root):
+def _pool(run):
   """Trains and evaluates models, says what tells their robustness."""
   import jax
 
   from rrl_jax import report
   from rrl_jax.studies import pool
 
-  if pool.run(config, root, _overrides()) and jax.process_index() == 0:
-    print(f'report: {report.build_pool(root)}')
+  done = pool.run(run.config, run.root, run.overrides)
+  if done and jax.process_index() == 0:
+    print(f'report: {report.build_pool(run.root)}')
 
 
 def _report(root, measurements):
@@ -334,8 +456,6 @@ def _report(root, measurements):
 
 def _set_up_jax():
   """Distributed runtime and compilation cache, before any device is used."""
-  if not _has_tpu():
-    os.environ.update(_NO_TPU | os.environ)
   import jax
 
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
@@ -345,6 +465,12 @@ def _set_up_jax():
     from rrl_jax.train import multihost
 
     multihost.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+
+
+def _look_for_tpu():
+  """Before JAX is imported: libtpu need not look where there is no TPU."""
+  if not _has_tpu():
+    os.environ.update(_NO_TPU | os.environ)
 
 
 def _has_tpu():
@@ -369,19 +495,67 @@ def _cache_folder():
   return pathlib.Path(home, 'rrl_jax', kind)
 
 
-def _default_workdir():
+def _default_workdir(text, config):
   """``runs/hro-cl-fashion_mnist`` for ``configs/hro.py:cl,fashion_mnist``."""
-  flag = flags.FLAGS['config']
-  path, _, arg = flag.config_filename.partition(':')
-  words = [pathlib.Path(path).stem, *filter(None, arg.split(','))]
-  if _CONFIG.value.get('features'):
-    words.append(pathlib.Path(_CONFIG.value.features).stem)
+  path, _, arg = text.partition(':')
+  words = [pathlib.Path(path).stem]
+  for word in filter(None, arg.split(',')):
+    name, _, where = word.partition('=')
+    words.append(pathlib.Path(where).stem if name in _OWN_IMAGES else word)
+  if config.get('features'):
+    words.append(pathlib.Path(config.features).stem)
   return pathlib.Path('runs', '-'.join(words).replace('/', '_'))
 
 
-def _overrides():
-  """The fields that the command line changed, by dotted name."""
-  return config_flags.get_override_values(flags.FLAGS['config'])
+def _show_help(argv):
+  """Prints what is known of the program, or of the config that is named."""
+  asked = [word for word in argv if word not in ('--help', '-h')]
+  try:
+    named = any(_names_config(word) for word in _with_flag_files(asked))
+    text = _help_of(_read(asked)[0]) if named else _help()
+  except _UsageError as error:
+    return _say(error, 2)
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    _read_by_nobody()
+  return 0
+
+
+def _names_config(word):
+  return word.partition('=')[0] in ('--config', '-config')
+
+
+def _read_by_nobody():
+  """Lets what is still to be printed go nowhere, as ``head`` wishes."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _help_of(command):
+  """The docstring of a config, and its fields with their values."""
+  own = ', '.join(f'{name}=PATH' for name in _OWN_IMAGES)
+  lines = [
+    command.doc.strip(),
+    '',
+    f'Behind the colon of any config: {own}, images of your own.',
+    '',
+    f'Fields of {command.text}, set by --config.FIELD=VALUE:',
+  ]
+  for name, value in _fields(command.config):
+    lines.append(f'  {name}={"" if value is None else value}')
+  return '\n'.join([*lines, '', 'docs/settings.md says what each means.'])
+
+
+def _fields(config, prefix=''):
+  """Each field and its value; of members of a study or a pool their names."""
+  for name, value in config.items():
+    path = f'{prefix}{name}'
+    if path in ('pool.models', 'study.methods'):
+      yield path, ', '.join(value)
+    elif isinstance(value, ConfigDict) and len(value):
+      yield from _fields(value, f'{path}.')
+    else:
+      yield path, '{}' if isinstance(value, ConfigDict) else value
 
 
 def _help():
@@ -416,5 +590,6 @@ def _say(message, code):
 if __name__ == '__main__':
   code = main(sys.argv)
   if code:  # What a failed run has registered to do at exit would fail too.
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+      sys.stdout.flush()
     os._exit(code)

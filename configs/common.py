@@ -85,7 +85,7 @@ def base() -> ConfigDict:
   config.data.augment = ConfigDict()
   config.data.augment.crop = 0  # Pad by so many pixels, crop back at random.
   config.data.augment.flip = False  # Mirror half of the images.
-  # Side in pixels to which a random crop is resized; 0 is off.
+  # Side to which a random crop is resized; 0 is off, -1 the images' shorter.
   config.data.augment.resized_crop = 0
   # Of resized_crop: its area as a share of the image's.
   config.data.augment.scale = (0.08, 1.0)

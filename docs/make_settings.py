@@ -37,7 +37,7 @@ MUST_BE = {
   ' data.device_bytes data.num_threads': 'at least 1',
   'total_epochs': 'in (0, 1e9)',
   'total_steps': 'empty or in (0, 1e9)',
-  'interim_steps mesh.fsdp data.augment.crop data.augment.resized_crop'
+  'interim_steps mesh.fsdp data.augment.crop'
   ' data.augment.decay_stages data.augment.views': 'at least 0',
   'tracker': 'one of none, wandb',
   'data.name': f'one of {", ".join(data.names())}',
@@ -49,6 +49,7 @@ MUST_BE = {
   'data.noise.rate data.abnormal.rate data.groups.strength': 'in [0, 1]',
   'data.groups.test_strength': 'empty or in [0, 1]',
   'data.groups.num_attributes': 'empty or at least 2',
+  'data.augment.resized_crop': 'at least -1',
   'data.augment.scale': '0 < least <= greatest <= 1',
   'data.augment.ratio': '0 < least <= greatest',
   'data.augment.jitter': 'in [0, 1.25]',
@@ -96,11 +97,13 @@ POOL = {
 OPENING = """# Settings
 
 Made by `python docs/make_settings.py` from signatures and docstrings. A field
-that a config has is changed by `--config.<field>=<value>`. What it leaves out
-(another evaluator, `model.kw.width`, `optim.kw.b1`) is set in a config file,
-as in `config.evals.calibration = {'num_bins': 10}`. An unknown name, a wrong
-type or a value out of range is one line and exit code 2, before any work. An
-empty default means that the setting is off or follows from others.
+is set by `--config.<field>=<value>`, and so is what a config leaves out:
+another evaluator (`--config.evals.calibration.num_bins=10`), another argument
+of a network or an optimizer (`model.kw.width`, `optim.kw.b1`). Any config takes
+images of your own behind its colon: `npz=FILE`, `folder=DIR` or `idx=DIR`. An
+unknown name, a wrong type or a value out of range is one line and exit code 2,
+before any work. An empty default means that the setting is off or follows from
+others.
 [methods.md](methods.md) says how the settings of a method work together."""
 
 

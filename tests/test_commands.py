@@ -12,11 +12,10 @@ import sys
 import time
 
 from absl import flags
-from ml_collections import config_flags
 import pytest
 
 import launch
-from rrl_jax.train import experiment
+from rrl_jax.train import experiment, overrides
 from tests import launching
 from tests.launching import Command, environment
 from tests.test_docs import PAGES, ROOT, blocks
@@ -93,16 +92,13 @@ def test_there_are_commands_of_every_kind():
 
 def config_of(command):
   """The config of a command, read as launch.py reads it."""
-  argv = ['launch.py', *shlex.split(command)]
-  launch._check_config(argv)
+  read, rest = launch._read(['launch.py', *shlex.split(command)])
   known = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=known, sys_argv=argv)
   for flag in flags.FLAGS.flags_by_module_dict()['launch']:
-    if flag.name != 'config':
-      known[flag.name] = copy.deepcopy(flag)
-  left = known(argv)
+    known[flag.name] = copy.deepcopy(flag)
+  left = known(rest)
   assert len(left) == 1, f'{left[1:]} are not understood'
-  return known.config
+  return overrides.apply(read.config, read.base, read.given).config
 
 
 @pytest.mark.fast
@@ -259,7 +255,7 @@ def nothing_in_reach(folder):
 
 def placed(word, files):
   """A word of a command, its file in the folder of files if there is one."""
-  name, equals, value = word.partition('=')
+  name, equals, value = word.rpartition('=')
   return (
     f'{name}={files / value}' if value and (files / value).exists() else word
   )

@@ -78,6 +78,7 @@ def test_the_page_of_settings_is_current():
 OUTSIDE = {  # A value that is not what it must be.
   'at least 1': 0,
   'at least 0': -1,
+  'at least -1': -2,
   'in [0, 2^32)': -1,
   'in (0, 1e9)': 0,
   'empty or in (0, 1e9)': 0,

@@ -1,11 +1,15 @@
 """The command says in one line, with its exit code, what is wrong."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import launch as launcher
+from tests.launching import ROOT, environment
 from tests.launching import run as launch
 
 TINY = ('--config.total_steps=3', '--config.ckpt_steps=2')
@@ -60,6 +64,59 @@ TINY = ('--config.total_steps=3', '--config.ckpt_steps=2')
     (
       ('--config=configs/hro.py', '--config.evals.pgd.epsilon=-1'),
       ('epsilon', '-1'),
+    ),
+    (
+      ('--config=configs/hro.py', '--config=configs/erm.py'),
+      ('--config is given 2 times', 'configs/hro.py', 'configs/erm.py'),
+    ),
+    (('--flagfile=none.cfg',), ('none.cfg',)),
+    (('--config=configs/hro.py', '--config.seed'), ('--config.seed=VALUE',)),
+    (('--config=configs/hro.py:npz=',), ('npz= names no file',)),
+    (('--config=configs/hro.py:npz=a,idx=b',), ('one set of images',)),
+    (('--config=configs/hro.py:el,nzp=a',), ("'nzp=a'", 'npz=PATH')),
+    (
+      ('--config=configs/hro.py:npz=a', '--config.data.name=idx'),
+      ('both choose the data',),
+    ),
+    (('--config=configs/hro.py', '--config.evals=pgd'), ('a dictionary',)),
+    (
+      ('--config=configs/hro.py', '--config.evals.calibration.bins=9'),
+      ('evals.calibration.bins', 'num_bins'),
+    ),
+    (
+      ('--config=configs/hro.py', '--config.transfer.mine.classes=0,77'),
+      ('transfer.mine.classes', '77'),
+    ),
+    (
+      (
+        '--config=configs/hro.py',
+        '--config.transfer.unseen_classes.concepts=a=77',
+      ),
+      ('transfer.unseen_classes.concepts', '77'),
+    ),
+    (
+      ('--config=configs/indicators.py', '--config.evals.pgd.epsilon=0.1'),
+      ('evals', 'pool.evals'),
+    ),
+    (
+      ('--config=configs/indicators.py', '--config.pool.evals.nope.x=1'),
+      ('pool.evals.nope',),
+    ),
+    (
+      ('--config=configs/indicators.py', '--config.objective.kw.nope=1'),
+      ('pool.models', 'objective.kw.nope'),
+    ),
+    (
+      ('--config=configs/studies/hro.py', '--config.optim.lr=1'),
+      ('optim.lr', 'study.grids'),
+    ),
+    (
+      ('--config=configs/studies/hro.py', '--config.evals='),
+      ('study.tuning_evals', 'remix'),
+    ),
+    (
+      ('--config=configs/studies/hro.py', '--config.objective.kw.cost=x'),
+      ('study.methods', 'cost'),
     ),
     (  # The config's own data.kw are those of tfds, and forgotten.
       (
@@ -138,6 +195,113 @@ def test_help_names_exit_codes_and_configs(capsys):
   assert launcher.main(['launch.py', '--help']) == 0
   said = capsys.readouterr().out
   assert all(word in said for word in ('75', '--workdir', 'configs/hro.py'))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    (
+      'configs/gr.py:gce',
+      ('label_smoothing', 'noise=0.4', 'npz=PATH', 'objective.kw.loss=gce'),
+    ),
+    (
+      'configs/studies/hro.py',
+      ('Is HRO', 'study.methods=ERM, ', 'study.seeds'),
+    ),
+    ('configs/indicators.py', ('train_only', 'pool.models=mlp, ')),
+  ],
+)
+def test_help_of_a_config_shows_its_own_words_and_fields(text, words, capsys):
+  assert launcher.main(['launch.py', f'--config={text}', '--help']) == 0
+  said = capsys.readouterr().out
+  assert all(word in said for word in words)
+  assert 'Exit codes' not in said
+
+
+def test_help_of_no_config_is_one_line():
+  done = launch('--config=configs/hor.py', '--help')
+  assert (done.returncode, done.stdout) == (2, '')
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_whoever_reads_only_the_beginning_is_told_nothing():
+  reader, writer = os.pipe()
+  os.close(reader)
+  command = [sys.executable, 'launch.py', '--config=configs/gr.py', '--help']
+  done = subprocess.run(
+    command,
+    stdout=writer,
+    stderr=subprocess.PIPE,
+    cwd=ROOT,
+    env=environment(),
+    check=False,
+  )
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (0, b'')
+
+
+def test_a_flag_file_may_hold_the_config_and_its_fields(tmp_path):
+  path = tmp_path / 'flags'
+  path.write_text(
+    '--config=configs/hro.py:el\n--config.seed=3\n'
+    '--config.objective.kw.gamma=-1\n'
+  )
+  done = launch(f'--flagfile={path}')
+  assert done.returncode == 2
+  assert 'gamma' in done.stderr
+
+
+@pytest.mark.parametrize('config', ['hro.py', 'tarrl.py'])
+def test_evaluating_an_absent_folder_makes_none(config, tmp_path):
+  done = launch(
+    f'--config=configs/{config}',
+    '--config.job=evaluate',
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert done.returncode == 3
+  assert 'no checkpoint' in done.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_images_of_one_s_own_are_what_a_run_trains_on(tmp_path):
+  """And the folder of a run that was refused is free for another config."""
+  labels = np.arange(120) % 3
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 128, (120, 12, 12), dtype=np.uint8)
+  images[np.arange(120), labels] += 100
+  path, root = tmp_path / 'mine.npz', tmp_path / 'run'
+  np.savez(path, images=images, labels=labels)
+  config = f'--config=configs/simclr.py:npz={path}'
+  command = (
+    f'--workdir={root}',
+    *TINY,
+    '--config.batch_size=8',
+    '--config.model.name=mlp',
+    '--config.model.kw.widths=(4,)',
+    "--config.evals={'transfer':{'probes':('knn',),'k':1}}",
+  )
+  diverged = launch(config, *command, '--config.optim.lr=1e38')
+  assert diverged.returncode == 1
+  done = launch(config, *command)
+  assert done.returncode == 0, done.stderr
+  assert 'now: data.augment.resized_crop=-1' in done.stdout
+  made = json.loads((root / 'config.json').read_text())
+  assert made['data']['kw']['path'] == str(path)
+  results = json.loads((root / 'results.json').read_text())
+  assert 'transfer/all_classes/knn_accuracy' in results
+  other = launch(config, *command, '--config.optim.lr=0.5')
+  assert other.returncode == 2
+  assert 'optim.lr is 0.01 there, 0.5 here' in other.stderr
+  assert f'--workdir={root}-2' in other.stderr
+
+
+@pytest.mark.fast
+def test_the_folder_of_a_run_is_named_after_its_words():
+  folder = lambda text, **kw: str(launcher._default_workdir(text, kw))
+  assert folder('configs/hro.py:cl,cifar10') == 'runs/hro-cl-cifar10'
+  assert folder('configs/gr.py:gce,npz=/a/b.npz') == 'runs/gr-gce-b'
+  assert folder('configs/erm.py', features='x/y.npz') == 'runs/erm-y'
 
 
 def test_a_run_leaves_its_folder_is_done_then_goes_on(tmp_path):

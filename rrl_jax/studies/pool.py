@@ -241,7 +241,10 @@ def members_of(pool: ConfigDict, root: pathlib.Path) -> list[Member]:
       Member(name, _read_config(folder), root / 'folders' / name, folder)
     )
   if not pool.train_only:
-    evals.check(pool.evals.to_dict())
+    try:
+      evals.check(pool.evals.to_dict())
+    except ConfigError as error:
+      raise ConfigError(f'pool.{error}') from error
   for member in members:
     _check(member)
   if members:

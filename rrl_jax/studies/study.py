@@ -12,7 +12,7 @@ from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.studies import cross_attack, programs, ranking
 from rrl_jax.studies import table as table_lib
-from rrl_jax.train import evaluation
+from rrl_jax.train import evaluation, experiment
 from rrl_jax.train import workdir as workdir_lib
 
 
@@ -244,8 +244,23 @@ def _check(study, grids, conditions):
   for changes in conditions.values():
     for name, points in grids.items():
       method = _under(study.methods[name], changes, name)
-      for point in points:
-        _changed(method, point, seed=0)
+      configs = [_changed(method, point, seed=0) for point in points]
+      _check_method(study, name, configs[0])
+
+
+def _check_method(study, name, config):
+  """Looks at a method's config, and for the evaluators that tuning asks."""
+  if len(_points(study.grids[name])) > 1:
+    for evaluator in study.tuning_evals:
+      if evaluator not in config.evals:
+        raise ConfigError(
+          f'study.tuning_evals: {evaluator!r} is not among the evals of {name}:'
+          f' {", ".join(config.evals) or "none"}'
+        )
+  try:
+    experiment.check(config)
+  except ConfigError as error:
+    raise ConfigError(f'study.methods.{name}: {error}') from error
 
 
 def _at(results, metric, field):

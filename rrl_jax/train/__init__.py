@@ -70,6 +70,7 @@ def evaluate_last(
 
   workdir = workdir_lib.Workdir(pathlib.Path(root))
   workdir.check_owner(config)
+  _check_trained(workdir)
   experiment = experiment_lib.build(config)
   with workdir.lock():
     state = _restore(experiment, workdir)
@@ -148,12 +149,19 @@ def last_encoder(
   return evaluation.Evaluator(experiment).encoder(state), experiment.tasks
 
 
-def _restore(experiment, workdir):
-  """The state of the last checkpoint."""
-  from rrl_jax.train import loop, multihost
+def _check_trained(workdir):
+  """Raises where there is nothing to evaluate, before a folder is made."""
+  from rrl_jax.train import multihost
 
   if not multihost.from_first(workdir.trained_steps):
     raise DataError(f'{workdir.checkpoints} has no checkpoint to evaluate')
+
+
+def _restore(experiment, workdir):
+  """The state of the last checkpoint."""
+  from rrl_jax.train import loop
+
+  _check_trained(workdir)
   with loop.open_checkpoints(experiment, workdir) as saved:
     state = saved.restore(experiment.abstract_state())
   if state is None:

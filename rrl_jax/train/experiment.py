@@ -1,9 +1,12 @@
 """From a config to the parts of a run, every field checked before any work."""
 
 from collections.abc import Callable, Sequence
+import contextlib
+import copy
 import dataclasses
 import importlib.util
 import math
+import re
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -15,7 +18,7 @@ from rrl_jax import data as data_lib
 from rrl_jax import evals, models, objectives, target, typing
 from rrl_jax.data import augment, pipeline
 from rrl_jax.data import groups as groups_lib
-from rrl_jax.errors import ConfigError
+from rrl_jax.errors import ConfigError, DataError
 from rrl_jax.train import optim, sharding
 from rrl_jax.train import step as step_lib
 from rrl_jax.train.state import TrainState
@@ -26,7 +29,8 @@ class Experiment:
   """Everything of a run that does not change while it trains.
 
   Attributes:
-    config: The config it was built from.
+    config: The config it was built from, with the side of the images as
+      ``data.augment.resized_crop`` where that was -1.
     mesh: Devices, with one axis 'data'.
     data: Training and test split of the source.
     tasks: The target tasks.
@@ -136,7 +140,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       " give away to a run with data.inferred_groups; say 'class'"
     )
   evals.check(config.evals.to_dict())
-  evals.check(config.interim_evals.to_dict())
+  with _said_of('evals.', 'interim_evals.'):
+    evals.check(config.interim_evals.to_dict())
   # Two classes in two concepts stand for the data: names, arguments and ranges
   # do not depend on it.
   model = _model(config, num_classes=2)
@@ -236,9 +241,13 @@ def build(
       f' times micro_batches={config.micro_batches}'
     )
   data = load_data(config, shapes_only=shapes_only)
-  evals.check_data([*config.evals, *config.interim_evals], data.train)
-  for asked in (config.evals, config.interim_evals):
-    evals.check_test(asked.to_dict(), data.test)
+  config = _sized(config, data.train.image_shape)
+  evals.check_data(config.evals, data.train)
+  with _said_of('evals.', 'interim_evals.'):
+    evals.check_data(config.interim_evals, data.train)
+  evals.check_test(config.evals.to_dict(), data.test)
+  with _said_of('evals.', 'interim_evals.'):
+    evals.check_test(config.interim_evals.to_dict(), data.test)
   tasks = tuple(
     evals.Task(name, *_target(config, name))
     for name in (() if shapes_only else config.transfer)
@@ -340,6 +349,15 @@ def build(
   )
 
 
+def _sized(config, image_shape):
+  """The config with the side of the images, where it asks for that."""
+  if config.data.augment.resized_crop != -1:
+    return config
+  config = copy.deepcopy(config)
+  config.data.augment.resized_crop = min(image_shape[:2])
+  return config
+
+
 def data_spec(config, train: data_lib.Source) -> typing.DataSpec:
   """What an objective may know of the training split."""
   return typing.DataSpec(
@@ -378,7 +396,7 @@ def _target(config, name):
 
   The task starts from the source's data with fine labels, every class as its
   own concept, nothing thinned and no label flipped; the fields of
-  ``config.transfer.<name>`` change that.
+  ``config.transfer.<name>`` change that. Errors name these.
   """
   plain = {
     'coarse': '',
@@ -390,7 +408,24 @@ def _target(config, name):
     'noise': {},
     'abnormal': {},
   }
-  return load_data(config, **plain | config.transfer[name].to_dict())
+  changes = config.transfer[name].to_dict()
+  if changes.get('name', config.data.name) != config.data.name:
+    plain |= {'kw': {}, 'classes': ''}  # Those of the source are not its own.
+  with _said_of('data.', f'transfer.{name}.', list(changes)):
+    return load_data(config, **plain | changes)
+
+
+@contextlib.contextmanager
+def _said_of(prefix, where, fields=('',)):
+  """Errors within name the fields that were set, not those they stand for."""
+  try:
+    yield
+  except (ConfigError, DataError) as error:
+    text = str(error)
+    for field in fields:
+      name = re.escape(prefix + field)
+      text = re.sub(rf'^{name}\b', f'{where}{field}', text)
+    raise type(error)(text) from error
 
 
 def _hold_out(train, fraction, seed):

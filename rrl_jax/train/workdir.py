@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ CONTINUABLE = (
     'data.device_bytes', 'data.num_threads', 'study.order', 'study.metrics',
     'interim_steps', 'interim_evals', 'pool',
 )  # fmt: skip
+_MOST_DIFFERENCES = 5  # That a message lists.
 _ENDS = ('', '.low', '.high')  # Of the keys of one measurement.
 _QUESTIONS = ('evals', 'eval_batch_size', 'transfer')
 _ASKED = 'config'  # In protocols.json: digest of what was asked.
@@ -93,9 +95,13 @@ class Workdir:
   def check_owner(self, config: ConfigDict) -> None:
     """Looks whether the folder is free or holds a run of this config.
 
+    A run that ended before its first checkpoint, refused or diverged, leaves
+    the folder free.
+
     Raises:
       ConfigError: It holds a run of another config; the message says which
-        fields differ.
+        fields differ, those first that a command line set, and names a folder
+        that is free.
       DataError: Its config cannot be read.
     """
     path = self.root / 'config.json'
@@ -107,17 +113,52 @@ class Workdir:
       raise DataError(f'{path} cannot be read: {error}') from error
     here = _identifying(config)
     changed = [
-      f'{name} is {there.get(name)!r} there, {here.get(name)!r} here'
+      name
       for name in sorted(here.keys() | there.keys())
       if here.get(name) != there.get(name)
     ]
-    if changed:
-      raise ConfigError(
-        f'{self.root} holds a run of another config ('
-        + '; '.join(changed[:3])
-        + ('; ...' if len(changed) > 3 else '')
-        + '); choose another --workdir'
+    if not changed or not self._holds_work():
+      return
+    flags = self._overrides()
+    changed.sort(key=lambda name: name not in flags)
+    said = [
+      f'{name} is {there.get(name)!r} there, {here.get(name)!r} here'
+      for name in changed[:_MOST_DIFFERENCES]
+    ]
+    more = len(changed) - len(said)
+    if more:
+      said.append(f'and {more} more')
+    raise ConfigError(
+      f'{self.root} holds a run of another config ({"; ".join(said)}); choose'
+      f' another --workdir, such as --workdir={self._free_folder()}'
+    )
+
+  def _holds_work(self) -> bool:
+    """Whether something stands here that took work, of a run or of several."""
+    return bool(
+      self.trained_steps()
+      or self.results.exists()
+      or any(
+        path.is_dir()
+        for path in self.root.iterdir()
+        if path.name not in ('checkpoints', 'report', 'wandb')
       )
+    )
+
+  def _overrides(self) -> set[str]:
+    """Fields that the command line of the run here had set."""
+    try:
+      return set(json.loads((self.root / 'overrides.json').read_text()))
+    except (OSError, ValueError, TypeError):
+      return set()
+
+  def _free_folder(self) -> pathlib.Path:
+    """The first of ``<name>-2``, ``<name>-3``, ... that is not there."""
+    paths = (
+      self.root.with_name(f'{self.root.name}-{number}')
+      for number in itertools.count(2)
+    )
+    return next(path for path in paths if not path.exists())
 
   def former_identity(self) -> str:
     """Digest of the config that is here, its None fields counted in.
@@ -178,6 +219,7 @@ class Workdir:
     fields = plain(config)
     try:
       self.root.mkdir(parents=True, exist_ok=True)
+      self._clear_remains(config)
       if not trains and path.exists():
         asked = {name: fields[name] for name in _QUESTIONS}
         fields = json.loads(path.read_text()) | asked
@@ -188,6 +230,22 @@ class Workdir:
       raise DataError(
         f'{self.root} cannot be used as --workdir: {error.strerror or error}'
       ) from error
+
+  def _clear_remains(self, config):
+    """Deletes what another run left here that ended before a checkpoint."""
+    try:
+      there = json.loads((self.root / 'config.json').read_text())
+      if _identifying(there) == _identifying(config) or self._holds_work():
+        return
+    except (OSError, ValueError, AttributeError):
+      return
+    if jax.process_index() == 0:
+      for path in (
+        self.metrics,
+        self.truth,
+        *self.root.glob('events.out.tfevents.*'),
+      ):
+        path.unlink(missing_ok=True)
 
   def trained_steps(self) -> int:
     """Steps of the newest checkpoint, whole or not; 0 without any."""

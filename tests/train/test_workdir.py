@@ -25,6 +25,7 @@ def config():
 def workdir(tmp_path, config):
   claimed = Workdir(tmp_path / 'run')
   claimed.claim(config, {'seed': 0})
+  (claimed.checkpoints / '3').mkdir(parents=True)
   return claimed
 
 
@@ -57,6 +58,54 @@ def test_what_is_trained_may_not_change_but_how_long_may(
     return
   with pytest.raises(ConfigError, match=f'{field} is .* there, 7'):
     workdir.check_owner(config)
+
+
+def test_a_refusal_names_flags_first_and_a_folder_that_is_free(workdir, config):
+  (workdir.root.parent / 'run-2').mkdir()
+  config.update_from_flattened_dict(
+    {f'data.augment.{name}': 1 for name in ('crop', 'resized_crop', 'views')}
+    | {'batch_size': 7, 'data.classes': '0-3', 'data.seed': 7, 'seed': 7}
+  )
+  with pytest.raises(ConfigError) as raised:
+    workdir.check_owner(config)
+  said = str(raised.value)
+  assert '(seed is 0 there, 7 here; ' in said  # Set by a flag there.
+  assert said.endswith(f'such as --workdir={workdir.root}-3')
+  assert 'and 2 more' in said
+
+
+@pytest.mark.parametrize(
+  'work', ['checkpoints/200/', 'results.json', 'models/a/', 'tuning/']
+)
+def test_a_folder_is_taken_over_only_where_no_work_is_lost(
+  tmp_path, config, work
+):
+  here = Workdir(tmp_path / 'run')
+  here.claim(config, {})
+  here.metrics.write_text('{"step": 1, "loss": 3.0}\n')
+  (here.checkpoints / 'orbax').mkdir(parents=True)  # None is whole.
+  config.seed = 7
+  here.check_owner(config)
+  if work.endswith('/'):
+    (here.root / work).mkdir(parents=True)
+  else:
+    (here.root / work).write_text('{}')
+  with pytest.raises(ConfigError, match='seed is 0 there, 7 here'):
+    here.check_owner(config)
+  assert here.metrics.exists()
+
+
+def test_what_a_failed_run_left_does_not_mix_with_the_next(tmp_path, config):
+  here = Workdir(tmp_path / 'run')
+  here.claim(config, {})
+  left = [here.metrics, here.truth, here.root / 'events.out.tfevents.1.host']
+  for path in left:
+    path.write_text('')
+  here.claim(config, {})  # The same run goes on.
+  assert all(path.exists() for path in left)
+  config.optim.lr = 7.0
+  here.claim(config, {})
+  assert not any(path.exists() for path in left)
 
 
 def test_a_field_that_is_new_and_none_makes_no_other_run(workdir, config):
