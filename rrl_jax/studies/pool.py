@@ -389,7 +389,7 @@ def _measure(member, config_evals, position):
   step = multihost.from_first(workdir.trained_steps)
   found = evaluation.from_first(lambda: workdir.read_results(config, step))
   if found is None:
-    found = train.evaluate_last(config, member.folder, {})
+    found = train.evaluate_last(config, member.folder, {}, quiet=True)
     programs.drop_when_many()
     print(f'{position} {member.name} is evaluated', flush=True)
   return found
