@@ -13,6 +13,19 @@ _NOT_MINIMISED = (
   ' This is the weighted cross entropy. The rescaled gradient is not its '
   'gradient, so it may rise while the network learns.'
 )
+_EXPLAINED = {  # Metric -> what its name does not say.
+  'train/accuracy': (
+    ' Of the images as they are trained on, augmented and perhaps attacked,'
+    ' against the labels as they are given, which may be wrong.'
+  ),
+  'train/images_per_sec': (
+    ' The first value of each start counts the compilation.'
+  ),
+  'train/collapse': (
+    " The largest share of a class among a batch's predictions, less the"
+    ' largest share among its labels.'
+  ),
+}
 _CURVES = {  # Metric -> (title, axis), in the order they are shown.
   'train/loss': ('Training loss', 'loss'),
   'train/accuracy': ('Accuracy on training batches', 'accuracy'),
@@ -32,7 +45,7 @@ _CURVES = {  # Metric -> (title, axis), in the order they are shown.
     'accuracy',
   ),
   'train/learning_rate': ('Learning rate', 'rate'),
-  'train/images_per_sec': ('Speed', 'images a second'),
+  'train/images_per_sec': ('Speed of training', 'images a second'),
 }
 
 
@@ -87,7 +100,8 @@ def curves(
         'title': title,
         'text': f'From {first} at step {steps[0]:,.0f} to {last} at step '
         f'{steps[-1]:,.0f}; least {least}, greatest {greatest}.'
-        + (_NOT_MINIMISED if rescaled and name == 'train/loss' else ''),
+        + (_NOT_MINIMISED if rescaled and name == 'train/loss' else '')
+        + _EXPLAINED.get(name, ''),
         'svg': _drawing.svg(draw, f'curve{len(figures)}', f'{title} by step'),
       }
     )

@@ -65,16 +65,19 @@ def print_results(
 def _order(measurements):
   """Names of the headline, of the others, and how many concepts are left out.
 
-  Means that repeat the number of their only task are left out as well.
+  Single concepts, the worst first, and passed checks come last, so that they
+  are what has no room; what another number repeats is left out.
   """
   values = {name: found.value for name, found in measurements.items()}
   headline = _results.headline(values)
   concepts = [name for name in measurements if name.startswith(_CONCEPT)]
   concepts.sort(key=values.__getitem__)
   better = concepts[_WORST:] if len(concepts) > _MAX_CONCEPTS else []
-  without = {*headline, *better, *_results.repetitions(values)}
+  passed = [n for n in values if n.endswith(_SANITY) and values[n] == 1]
+  last = [*concepts, *passed]
+  without = {*headline, *_results.repetitions(values), *last}
   others = [name for name in measurements if name not in without]
-  others.sort(key=lambda n: n.endswith(_SANITY) and values[n] == 1)
+  others += [name for name in last if name not in better]
   return headline, others, len(better)
 
 

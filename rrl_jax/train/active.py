@@ -17,9 +17,11 @@ _AUGMENTED = {  # Field -> the augmentation without which it does nothing.
   'jitter_probability': 'jitter',
   'final_strength': 'decay_stages',
 }
-_DAMAGED = {  # Field of data.noise -> kinds that read it.
+_DAMAGED = {  # Field of data.noise or abnormal -> kinds that read it.
   'mapping': ('asymmetric',),
   'confusion': ('instance',),
+  'name': ('source',),
+  'classes': ('source',),
 }
 _MOVED = ('wrm', 'sinkhorn')
 _MIXED = ('kl', 'l2', 'ot', 'cvar', 'chi2')
@@ -164,15 +166,17 @@ def _damage(part):
   kind = part['kind']
   if kind == 'none':
     return {}
-  kept = _part(part)
-  kept.pop('kw', None)
-  source = part.get('kw') if kind == 'source' else None
+  kept = {'kind': kind}
   for field, value in part.items():
-    read = kind in _DAMAGED.get(field, (kind,))
-    if field not in _NAMED and read and _is_on(value):
+    if field == 'kw':
+      continue
+    if field == 'exact':  # The default, and what the word rate means.
+      kept |= {} if value else {field: value}
+    elif kind in _DAMAGED.get(field, (kind,)) and _is_on(value):
       kept[field] = value
-  if isinstance(source, Mapping):
-    kept |= {k: v for k, v in source.items() if _is_on(v)}
+  source = part.get('kw')
+  if kind == 'source' and isinstance(source, Mapping):
+    kept |= {name: value for name, value in source.items() if _is_on(value)}
   return kept
 
 

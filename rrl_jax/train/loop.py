@@ -69,7 +69,13 @@ def train(
         print(line, file=sys.stderr, flush=True)
     origin = provenance.begin(experiment, state, workdir.root)
     if jax.process_index() == 0 and not quiet:
-      for line in provenance.header(workdir.root, origin, start=start):
+      changed = experiment.data.train.truth is not None
+      for line in provenance.header(
+        workdir.root,
+        origin,
+        start=start,
+        changed=tampering(experiment) if changed else '',
+      ):
         print(line, flush=True)
 
     # --- The step: state donated, the resident set passed beside the batch.
@@ -93,8 +99,6 @@ def train(
     record = _Recorder(experiment, write, update, start)
     if experiment.data.train.truth is not None and jax.process_index() == 0:
       noise.save(workdir.truth, experiment.data.train)
-      if not quiet:
-        print(tampering(experiment))
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
       state, metrics = step_fn(state, batch, store)

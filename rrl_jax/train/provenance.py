@@ -218,7 +218,11 @@ def read(root: pathlib.Path) -> dict[str, Any]:
 
 
 def header(
-  root: pathlib.Path, record: Mapping[str, Any], *, start: int
+  root: pathlib.Path,
+  record: Mapping[str, Any],
+  *,
+  start: int,
+  changed: str = '',
 ) -> list[str]:
   """What is about to happen, in lines of 80 columns.
 
@@ -226,6 +230,7 @@ def header(
     root: The run's folder.
     record: What `begin` returns.
     start: Steps done before; all of them where only an evaluation is to come.
+    changed: What was done to the training split, or ''.
 
   Returns:
     Lines to print before the first step.
@@ -236,9 +241,7 @@ def header(
     f' {record["test_images"]:,} test images of {shape},'
     f' {record["classes"]} classes'
   )
-  if record['wrong_labels']:
-    data += f'; {record["wrong_labels"]:,} training labels were made wrong'
-  rows = [('folder', str(root)), ('data', data)]
+  rows = [('folder', str(root)), ('data', data), ('changed', changed)]
   if record['tasks']:
     tasks = (
       f'{name} ({train:,} training, {test:,} test images)'

@@ -79,10 +79,10 @@ def test_an_installed_package_has_no_commit(tmp_path):
   'broken',
   [
     [],
-    {name: HOSTILE[0] for name in RECORD},
+    dict.fromkeys(RECORD, HOSTILE[0]),
     {name: [HOSTILE] for name in RECORD},
     {name: {'x': None} for name in RECORD},
-    RECORD | {'evaluation': {name: HOSTILE[1] for name in NOW}},
+    RECORD | {'evaluation': dict.fromkeys(NOW, HOSTILE[1])},
     RECORD | {'evaluation': {'date': '99999', 'seconds': -1}, 'steps': True},
   ],
 )

@@ -38,7 +38,27 @@ def test_what_is_off_is_not_listed():
     (
       {'data.noise.kind': 'pair', 'data.noise.rate': 0.4},
       'noise kind pair, noise rate 0.4',
-      'mapping',
+      'exact',
+    ),
+    (
+      {
+        'data.noise.kind': 'asymmetric',
+        'data.noise.rate': 0.4,
+        'data.noise.mapping': '9>1',
+        'data.noise.exact': False,
+      },
+      'noise exact off, noise mapping 9>1, noise rate 0.4',
+      'abnormal',
+    ),
+    (
+      {
+        'data.abnormal.kind': 'source',
+        'data.abnormal.rate': 0.1,
+        'data.abnormal.name': 'mock',
+        'data.abnormal.kw.num_examples': 9,
+      },
+      'abnormal name mock, abnormal rate 0.1, abnormal num examples 9',
+      'noise',
     ),
     ({'data.groups.kind': 'background'}, 'strength 0.95', 'abnormal'),
     ({'data.validation': 0.1}, 'validation 0.1', 'device'),
