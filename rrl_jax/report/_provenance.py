@@ -26,8 +26,7 @@ def summary(record: Mapping[str, Any]) -> list[str]:
     _counted(record, 'runs', 'runs'),
     _counted(record, 'steps', 'steps'),
   ]
-  if _is_count(record.get('seed')):
-    parts.append(f'seed {record["seed"]}')
+  parts.append(_seeds(record))
   parts += [_text(now, 'device'), _duration(record), _day(now)]
   if _text(now, 'commit'):
     parts.append(f'commit {now["commit"]}')
@@ -50,6 +49,10 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     ('Target tasks', _tasks(record)),
     ('Parameters', _parameters(record)),
     ('Runs', _counted(record, 'runs', 'runs')),
+    ('Data', _listed(record, 'data')),
+    ('Networks', _listed(record, 'network')),
+    ('Steps', _counted(record, 'steps', 'steps')),
+    ('Seed', _seeds(record)),
     ('Loss shown', _text(record, 'loss')),
     ('Command', _text(now, 'command')),
   ]
@@ -96,7 +99,25 @@ def _text(record, name):
 
 def _counted(record, name, unit):
   value = record.get(name)
+  if isinstance(value, list) and value and all(map(_is_count, value)):
+    ends = dict.fromkeys((min(value), max(value)))  # Of several runs.
+    return f'{" to ".join(f"{end:,}" for end in ends)} {unit}'
   return f'{value:,} {unit}' if _is_count(value) else ''
+
+
+def _seeds(record):
+  """The seed of a run, or those of several."""
+  value = record.get('seed')
+  if isinstance(value, list) and value and all(map(_is_count, value)):
+    return f'seed{"s" if len(value) > 1 else ""} {", ".join(map(str, value))}'
+  return f'seed {value}' if _is_count(value) else ''
+
+
+def _listed(record, name):
+  """What several runs have, in a line each; of one run nothing."""
+  value = record.get(name)
+  texts = value if isinstance(value, list) else ()
+  return '; '.join(text for text in texts if text and isinstance(text, str))
 
 
 def _images(record):

@@ -3,7 +3,7 @@
 ``provenance.json`` stands beside results.json, which holds numbers alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import json
 import math
@@ -29,6 +29,14 @@ FILE = 'provenance.json'
 _ROOT = pathlib.Path(__file__).parents[2]  # A checkout, or site-packages.
 _LABEL = 11  # Columns of a label with the room behind it.
 _WIDTH = 80
+_MOST = 3  # Data sets that are named in a paragraph.
+_COUNTS = {  # Field of the record of a run -> its unit.
+  'training_images': 'training images',
+  'test_images': 'test images',
+  'classes': 'classes',
+  'steps': 'steps',
+  'seed': '',
+}
 
 
 def describe(experiment: Experiment, state: TrainState) -> dict[str, Any]:
@@ -208,6 +216,59 @@ def scored(root: pathlib.Path, features: str, file: Any, began: float) -> None:
   _write(root, record)
 
 
+def of_runs(root: pathlib.Path, folders: Iterable[pathlib.Path]) -> str:
+  """Writes down where a table of many runs comes from.
+
+  Args:
+    root: Where it is written, the folder of a study or a pool.
+    folders: Of the runs whose numbers are in the table.
+
+  Returns:
+    A paragraph for the table: data with the number of images, steps, seeds,
+    and how it was made. What differs between runs is given from least to most.
+  """
+  records = [record for record in map(read, folders) if record]
+  now = circumstances()
+  found = {'runs': len(records)}
+  for name in ('data', 'network', 'objective'):
+    found[name] = list(dict.fromkeys(r.get(name) for r in records))
+  for name in _COUNTS:
+    found[name] = sorted({record[name] for record in records if name in record})
+  seconds = [record.get('training_seconds') or 0 for record in records]
+  _write(
+    root,
+    found
+    | {
+      'training_seconds': round(sum(seconds), 1),
+      'evaluation': now,
+      'versions': workdir_lib.versions(),
+    },
+  )
+  data = [text for text in found['data'] if text]
+  if len(data) > _MOST:
+    data = [*data[:_MOST], f'{len(data) - _MOST} more']
+  sizes = ', '.join(
+    f'{_from_to(found[name])} {unit}'
+    for name, unit in _COUNTS.items()
+    if found[name] and unit
+  )
+  parts = [
+    f'Data: {"; ".join(data)}' if data else '',
+    sizes,
+    f'seeds {", ".join(map(str, found["seed"]))}' if found['seed'] else '',
+    f'{len(records)} runs on {now["device"]}, {now["date"][:10]}'
+    + (f', commit {now["commit"]}' if now['commit'] else ''),
+    f'made by `{now["command"]}`',
+  ]
+  return '. '.join(part[0].upper() + part[1:] for part in parts if part) + '.'
+
+
+def _from_to(values):
+  """'526', or '526 to 1,438'."""
+  ends = dict.fromkeys((values[0], values[-1]))
+  return ' to '.join(f'{value:,}' for value in ends)
+
+
 def read(root: pathlib.Path) -> dict[str, Any]:
   """The record in a run's folder; empty where there is none to read."""
   try:
@@ -302,6 +363,8 @@ def _training_seconds(
   time between two starts.
   """
   lines = metrics_lib.read(metrics)
+  if not starts or not lines:
+    return None
   ends = [each['from_step'] for each in starts[1:]] + [math.inf]
   total = 0.0
   for each, end in zip(starts, ends, strict=True):
@@ -317,7 +380,7 @@ def _training_seconds(
       return None
     if times:
       total += max(times[-1] - began, 0)
-  return round(total, 1) if starts and lines else None
+  return round(total, 1)
 
 
 def _write(root, record):

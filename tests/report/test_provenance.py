@@ -97,3 +97,20 @@ def test_features_have_a_record_too():
   assert _provenance.summary(record) == ['1,500 examples']
   (row,) = _provenance.rows(record)
   assert row == ('Images', '1,500 examples, 784 dimensions, 10 classes')
+
+
+def test_several_runs_have_ranges():
+  record = {
+    'runs': 12,
+    'data': ['digits', 'mock', None],
+    'training_images': [500, 526],
+    'steps': [164],
+    'seed': [3, 4],
+  }
+  assert _provenance.summary(record) == [
+    '500 to 526 training images',
+    '12 runs',
+    '164 steps',
+    'seeds 3, 4',
+  ]
+  assert ('Data', 'digits; mock') in _provenance.rows(record)

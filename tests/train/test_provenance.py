@@ -79,6 +79,47 @@ def test_an_evaluation_anew_keeps_what_was_trained(run, tmp_path, monkeypatch):
     assert after[name] == before[name]
 
 
+def test_a_run_of_before_there_were_records_is_evaluated(run, tmp_path):
+  root = tmp_path / 'run'
+  shutil.copytree(run, root)
+  (root / provenance.FILE).unlink()
+  config = tiny()
+  config.evals = {'accuracy': {}}
+  train_lib.evaluate_last(config, root, {}, quiet=True)
+  record = provenance.read(root)
+  assert record['starts'] == []
+  assert record['training_seconds'] is None
+  assert record['training_images'] == 100
+
+
+@pytest.mark.fast
+def test_a_table_of_runs_names_what_they_share_and_how_they_differ(tmp_path):
+  folders = [tmp_path / str(i) for i in range(6)]
+  for i, folder in enumerate(folders[:5]):
+    folder.mkdir()
+    record = {
+      'data': f'digits, noise rate 0.{i}',
+      'training_images': 1000 + i // 2,
+      'test_images': 252,
+      'classes': 10,
+      'steps': 1500,
+      'seed': i % 2,
+      'training_seconds': None if i == 4 else 1.5,
+    }
+    (folder / provenance.FILE).write_text(json.dumps(record))
+  said = provenance.of_runs(tmp_path, folders)
+  assert said.startswith(
+    'Data: digits, noise rate 0.0; digits, noise rate 0.1; digits, noise rate'
+    ' 0.2; 2 more. 1,000 to 1,002 training images, 252 test images,'
+    ' 10 classes, 1,500 steps. Seeds 0, 1. 5 runs on '
+  )
+  record = provenance.read(tmp_path)
+  assert record['training_images'] == [1000, 1001, 1002]
+  assert record['training_seconds'] == 6.0
+  assert record['evaluation']['command'].startswith('python ')
+  assert provenance.of_runs(tmp_path, []).startswith('0 runs on ')
+
+
 def test_a_lost_or_broken_record_is_begun_anew(run, tmp_path):
   built = experiment.build(tiny())
   params = jax.eval_shape(built.init, jax.random.key(0)).params
