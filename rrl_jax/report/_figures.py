@@ -21,6 +21,13 @@ _EXPLAINED = {  # Metric -> what its name does not say.
   'train/images_per_sec': (
     ' The first value of each start counts the compilation.'
   ),
+  'train/effective_share': (
+    ' How many examples of equal weight would have the same sum of squared'
+    ' shares of the gradient, as a share of the batch.'
+  ),
+  'train/log_normalizer': (
+    " Of one batch: what the examples' weights are divided by."
+  ),
   'train/collapse': (
     " The largest share of a class among a batch's predictions, less the"
     ' largest share among its labels.'
@@ -37,7 +44,7 @@ _CURVES = {  # Metric -> (title, axis), in the order they are shown.
   'train/spread': ('Spread of the emphasis', 'spread'),
   'train/noise_rate': ('Estimated rate of wrong labels', 'rate'),
   'train/effective_share': ('Share of a batch that counts', 'share'),
-  'train/log_weight_sum': ('Logarithm of the sum of weights', 'log sum'),
+  'train/log_normalizer': ('Logarithm of the sum of weights', 'log sum'),
   'train/collapse': ('Excess of the commonest prediction', 'share'),
   'test/accuracy': ('Accuracy on test images', 'accuracy'),
   'test/worst_concept_accuracy': (
@@ -70,7 +77,7 @@ def curves(
     and name.count('/') == 1
     and name not in without
   ]
-  rescaled = 'train/log_weight_sum' in names
+  rescaled = 'train/effective_share' in names  # Gradient rescaling alone.
   known = list(_CURVES)
   names.sort(key=lambda n: (known.index(n) if n in known else len(known), n))
   figures, constant = [], []

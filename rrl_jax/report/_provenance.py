@@ -48,11 +48,7 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     ('Images', _images(record)),
     ('Target tasks', _tasks(record)),
     ('Parameters', _parameters(record)),
-    ('Runs', _counted(record, 'runs', 'runs')),
-    ('Data', _listed(record, 'data')),
-    ('Networks', _listed(record, 'network')),
-    ('Steps', _counted(record, 'steps', 'steps')),
-    ('Seed', _seeds(record)),
+    *_of_several(record),
     ('Loss shown', _text(record, 'loss')),
     ('Command', _text(now, 'command')),
   ]
@@ -105,6 +101,19 @@ def _counted(record, name, unit):
   return f'{value:,} {unit}' if _is_count(value) else ''
 
 
+def _of_several(record):
+  """What only a table of runs has to say: of one run it is settings."""
+  if 'runs' not in record:
+    return []
+  return [
+    ('Runs', _counted(record, 'runs', 'runs')),
+    ('Data', _listed(record, 'data')),
+    ('Networks', _listed(record, 'network')),
+    ('Steps', _counted(record, 'steps', 'steps')),
+    ('Seeds', _seeds(record).partition(' ')[2]),
+  ]
+
+
 def _seeds(record):
   """The seed of a run, or those of several."""
   value = record.get('seed')
@@ -114,7 +123,7 @@ def _seeds(record):
 
 
 def _listed(record, name):
-  """What several runs have, in a line each; of one run nothing."""
+  """What several runs have."""
   value = record.get(name)
   texts = value if isinstance(value, list) else ()
   return '; '.join(text for text in texts if text and isinstance(text, str))
@@ -131,7 +140,7 @@ def _images(record):
     _counted(record, 'wrong_labels', 'training labels made wrong'),
   ]
   if isinstance(shape, list) and shape and all(map(_is_count, shape)):
-    parts.append('x'.join(map(str, shape)) + ' numbers each')
+    parts.append(f'of {"x".join(map(str, shape))}')
   return ', '.join(filter(None, parts))
 
 
@@ -185,7 +194,7 @@ def _day(record):
 def _versions(versions):
   if not isinstance(versions, Mapping):
     return ''
-  left_out = ('devices', 'processes', 'not installed')
+  left_out = ('devices', 'processes', 'not installed', 'None')
   return ', '.join(
     f'{name} {value}'
     for name, value in versions.items()

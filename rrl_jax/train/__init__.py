@@ -69,7 +69,7 @@ def evaluate_last(
   Args and errors as in ``train_and_evaluate``; without a checkpoint it is a
   ``DataError``.
   """
-  from rrl_jax.train import evaluation
+  from rrl_jax.train import evaluation, provenance
   from rrl_jax.train import experiment as experiment_lib
   from rrl_jax.train import workdir as workdir_lib
 
@@ -79,6 +79,10 @@ def evaluate_last(
   with workdir.lock():
     state = _restore(experiment, workdir)
     workdir.claim(config, overrides, trains=False)
+    if not quiet:
+      origin = provenance.describe(experiment, state)
+      origin |= provenance.circumstances()
+      provenance.announce(workdir.root, origin, start=int(state.step))
     return evaluation.evaluate(experiment, state, workdir, quiet=quiet)
 
 

@@ -68,15 +68,10 @@ def train(
       for line in experiment.objective.remarks(config.batch_size):
         print(line, file=sys.stderr, flush=True)
     origin = provenance.begin(experiment, state, workdir.root)
-    if jax.process_index() == 0 and not quiet:
+    if not quiet:
       changed = experiment.data.train.truth is not None
-      for line in provenance.header(
-        workdir.root,
-        origin,
-        start=start,
-        changed=tampering(experiment) if changed else '',
-      ):
-        print(line, flush=True)
+      words = tampering(experiment) if changed else ''
+      provenance.announce(workdir.root, origin, start=start, changed=words)
 
     # --- The step: state donated, the resident set passed beside the batch.
     store = resident_set(experiment)

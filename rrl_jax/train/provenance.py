@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import json
 import math
+import os
 import pathlib
 import shlex
 import subprocess
@@ -94,6 +95,8 @@ def circumstances() -> dict[str, Any]:
   now = datetime.datetime.now(datetime.UTC)
   devices = jax.devices()
   device = f'{len(devices)} x {devices[0].device_kind}'
+  if devices[0].platform == 'cpu':
+    device += f' ({_cores()} cores)'
   if jax.process_count() > 1:
     device += f' in {jax.process_count()} processes'
   return {
@@ -102,6 +105,13 @@ def circumstances() -> dict[str, Any]:
     'commit': commit(),
     'device': device,
   }
+
+
+def _cores():
+  """Of the processor, those that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
 
 
 def command() -> str:
@@ -328,6 +338,15 @@ def header(
   return [
     line for label, text in rows if text for line in _wrapped(label, text)
   ]
+
+
+def announce(
+  root: pathlib.Path, record: Mapping[str, Any], *, start: int, **kw
+) -> None:
+  """Prints the `header`, from process 0 alone."""
+  if jax.process_index() == 0:
+    for line in header(root, record, start=start, **kw):
+      print(line, flush=True)
 
 
 def _wrapped(label, text):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rrl_jax import train as train_lib
-from rrl_jax.train import experiment, provenance
+from rrl_jax.report import _drawing, _figures
+from rrl_jax.train import experiment, metrics, provenance
 from tests.train.test_label_noise import tiny
 
 
@@ -60,19 +61,36 @@ def test_each_start_that_counts_is_kept(run):
   assert first['date'] <= second['date'] <= record['evaluation']['date']
 
 
+def test_the_page_says_of_such_a_run_that_its_loss_is_not_minimised(
+  run, monkeypatch
+):
+  monkeypatch.setattr(_drawing, 'svg', lambda *args, **kw: '')
+  lines = metrics.read(run / 'metrics.jsonl')
+  texts = {f['title']: f['text'] for f in _figures.curves(lines)[0]}
+  assert 'not its gradient' in texts['Training loss']
+  assert 'which may be wrong' in texts['Accuracy on training batches']
+  assert 'counts the compilation' in texts['Speed of training']
+
+
 def test_results_hold_numbers_alone(run):
   results = json.loads((run / 'results.json').read_text())
   assert all(isinstance(value, int | float) for value in results.values())
 
 
-def test_an_evaluation_anew_keeps_what_was_trained(run, tmp_path, monkeypatch):
+def test_an_evaluation_anew_keeps_what_was_trained(
+  run, tmp_path, monkeypatch, capsys
+):
   root = tmp_path / 'run'
   shutil.copytree(run, root)
   before = provenance.read(root)
   monkeypatch.setattr(sys, 'argv', ['launch.py', '--third'])
   config = tiny()
   config.evals = {'accuracy': {}}
-  train_lib.evaluate_last(config, root, {}, quiet=True)
+  train_lib.evaluate_last(config, root, {})
+  printed = capsys.readouterr().out
+  assert printed.startswith(f'folder     {root}')
+  assert '6 of 16 images (0.96 epochs), seed 0; 6 are' in printed
+  assert 'evaluation 1/1: accuracy' in printed
   after = provenance.read(root)
   assert after['evaluation']['command'] == 'python launch.py --third'
   for name in ('starts', 'training_seconds', 'data', 'steps'):
