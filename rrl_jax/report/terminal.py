@@ -39,9 +39,10 @@ def print_results(
   """
   console = console or rich.console.Console()
   headline, others, better = _order(measurements)
-  shown = {name: measurements[name] for name in headline + others}
-  layout = _Layout.of(shown, console.width)
+  names = headline + others
   left = max(console.height, _LEAST_LINES) - _AROUND - bool(better)
+  shown = {name: measurements[name] for name in names[:left]}
+  layout = _Layout.of(shown, console.width)
   rows = []
   for name, found in shown.items():
     lines = layout.row(name, found)
@@ -55,8 +56,7 @@ def print_results(
       _print(console, line, style)
   if better:
     _print(console, f'{better} better concepts: results.json', 'dim')
-  if len(rows) < len(shown):
-    more = len(shown) - len(rows)
+  if more := len(names) - len(rows):
     _print(console, f'{more} more: results.json, and the report', 'dim')
   if measurements:
     _print(console, 'how each number was made: protocols.json', 'dim')
@@ -65,20 +65,34 @@ def print_results(
 def _order(measurements):
   """Names of the headline, of the others, and how many concepts are left out.
 
-  Single concepts, the worst first, and passed checks come last, so that they
-  are what has no room; what another number repeats is left out.
+  Single tasks of a mean, single concepts, the worst first, and passed checks
+  come last, so that they are what has no room; what another number repeats is
+  left out.
   """
   values = {name: found.value for name, found in measurements.items()}
   headline = _results.headline(values)
   concepts = [name for name in measurements if name.startswith(_CONCEPT)]
   concepts.sort(key=values.__getitem__)
   better = concepts[_WORST:] if len(concepts) > _MAX_CONCEPTS else []
+  repeated = _results.repetitions(values)
+  tasks = {
+    name.split('/')[1]
+    for name in values
+    if name not in repeated.values() and _mean_of(name) in values
+  }
+  single = [n for n in values if n.count('/') > 1 and n.split('/')[1] in tasks]
   passed = [n for n in values if n.endswith(_SANITY) and values[n] == 1]
-  last = [*concepts, *passed]
-  without = {*headline, *_results.repetitions(values), *last}
+  last = dict.fromkeys([*single, *concepts, *passed])
+  without = {*headline, *repeated, *last}
   others = [name for name in measurements if name not in without]
-  others += [name for name in last if name not in better]
+  others += [n for n in last if n not in better and n not in headline]
   return headline, others, len(better)
+
+
+def _mean_of(name):
+  """'transfer/knn_accuracy' for 'transfer/a_task/knn_accuracy', else ''."""
+  prefix, _, rest = name.partition('/')
+  return f'{prefix}/{rest.partition("/")[2]}' if '/' in rest else ''
 
 
 class _Layout(NamedTuple):
@@ -135,7 +149,13 @@ def _print(console, text, style=''):
 
 
 def _value(found):
-  return f'{found.value:.4f}'
+  return _write(found.value)
+
+
+def _write(value):
+  """Four decimals of a share; of what is large as many digits."""
+  decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 1
+  return f'{value:.{decimals}f}'
 
 
 def _interval(found):
@@ -144,4 +164,4 @@ def _interval(found):
     return 'none'
   if found.low == found.high and found.protocol.endswith('exact.'):
     return 'exact'
-  return f'{found.low:.4f} .. {found.high:.4f}'
+  return f'{_write(found.low)} .. {_write(found.high)}'

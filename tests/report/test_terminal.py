@@ -114,5 +114,27 @@ def test_a_mean_over_one_task_is_not_shown_beside_the_task():
   assert 'transfer/knn_accuracy' in shown(two, 80)
 
 
+def test_means_over_tasks_come_before_the_tasks_of_which_they_are():
+  found = some(
+    **{f'transfer/{task}/knn_accuracy': 0.5 for task in 'abc'},
+    **{'bound/b/slack': 0.5, 'transfer/d/svm_accuracy': 0.5},
+    **{'transfer/knn_accuracy': 0.5},
+  )
+  lines = shown(found, 80).splitlines()[2:]
+  assert [line.split()[0] for line in lines[:6]] == [
+    'transfer/knn_accuracy',
+    'transfer/d/svm_accuracy',
+    'transfer/a/knn_accuracy',
+    'transfer/b/knn_accuracy',
+    'transfer/c/knn_accuracy',
+    'bound/b/slack',
+  ]
+
+
+def test_large_numbers_take_no_more_room():
+  found = {'bound/a/bound': Measurement(1720.23, 24.199, 99_999.95, 'x.')}
+  assert '1720.2  24.20 .. 99999.9' in shown(found, 80)
+
+
 def test_nothing_measured_is_no_error():
   assert shown({}, 80).startswith('result')
