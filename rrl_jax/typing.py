@@ -106,6 +106,8 @@ class Objective:
       images, where the network has two sets.
     remarks: ``batch_size -> lines`` that the user ought to read before the run
       starts.
+    loss_is: What the loss that is logged is, where the gradient is not that of
+      this loss.
   """
 
   loss_fn: Callable[..., tuple[jax.Array, tuple[ModelState, AuxState, Metrics]]]
@@ -120,6 +122,7 @@ class Objective:
   whole_batch: bool = False
   eval_adversarial: bool = False
   remarks: Callable[[int], Sequence[str]] = lambda batch_size: ()
+  loss_is: str = ''
 
   def __call__(self, params, model_state, aux_state, batch, key, step):
     """Calls ``loss_fn``."""

@@ -5,8 +5,8 @@ them to logits ``[B, K]``. Results are constants to an outer gradient and stay
 inside ball and bounds in every dtype.
 """
 
-from rrl_jax.attacks._apgd import apgd
-from rrl_jax.attacks._auto_attack import auto_attack
+from rrl_jax.attacks._apgd import ApgdResult, apgd
+from rrl_jax.attacks._auto_attack import AutoAttackResult, Progress, auto_attack
 from rrl_jax.attacks._eot_pgd import eot_pgd
 from rrl_jax.attacks._fab import fab
 from rrl_jax.attacks._fgsm import fgsm
@@ -31,7 +31,10 @@ from rrl_jax.attacks._udr import UDRState, udr, udr_init, udr_update
 from rrl_jax.attacks._wrm import wrm
 
 __all__ = (
+  'ApgdResult',
+  'AutoAttackResult',
   'GrowingSinkhornResult',
+  'Progress',
   'UDRState',
   'apgd',
   'auto_attack',

@@ -6,7 +6,7 @@ is a `Measurement` under its key of results.json, or an array under a name
 ``figure/...`` for the report. `run` chooses evaluators by name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import importlib
 import inspect
 import pkgutil
@@ -146,6 +146,7 @@ def run(
   config_evals: Mapping[str, Mapping[str, Any]],
   *,
   key: jax.Array,
+  begin: Callable[[str], None] = lambda name: None,
 ) -> tuple[dict[str, Measurement], dict[str, np.ndarray]]:
   """Runs evaluators in the order given.
 
@@ -157,6 +158,7 @@ def run(
     data: The source's splits and the target tasks.
     config_evals: Arguments of each evaluator by name.
     key: Key of all randomness.
+    begin: Called with the name of each evaluator before it starts.
 
   Returns:
     ``(measurements, figures)`` by name.
@@ -168,6 +170,7 @@ def run(
   measurements: dict[str, Measurement] = {}
   figures: dict[str, np.ndarray] = {}
   for name, kw in config_evals.items():
+    begin(name)
     own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     for found, value in get(name).evaluate(encoder, data, key=own_key, **kw):
       into = measurements if isinstance(value, Measurement) else figures

@@ -275,11 +275,13 @@ def measure(
 def _words(
   *, epsilon, norm, version, attacks, num_steps, num_queries, batch_size=None
 ):
-  """The attack in words."""
+  """The attack in words, without what did not run."""
   what = f'AutoAttack {version}'
   if attacks is not None:
     what = f'{", ".join(attacks)} of AutoAttack'
-  return (
-    f'{what}, {norm} radius {epsilon:.6g} on images in [0, 1], {num_steps} '
-    f'steps of a gradient attack, {num_queries} queries of Square'
-  )
+  words = [what, f'{norm} radius {epsilon:.6g} on images in [0, 1]']
+  if attacks is None or set(attacks) != {'square'}:
+    words.append(f'{num_steps} steps of a gradient attack')
+  if version != 'rand' if attacks is None else 'square' in attacks:
+    words.append(f'{num_queries} queries of Square')
+  return ', '.join(words)

@@ -274,6 +274,10 @@ def make(
     learned=lambda aux_state: (
       {'noise_rate': aux_state['noise_rate']} if estimates else {}
     ),
+    loss_is=(
+      'shown is the weighted cross entropy; the rescaled gradient that trains'
+      ' the network is not its gradient, so it may rise while that learns'
+    ),
   )
 
 

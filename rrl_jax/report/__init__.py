@@ -5,7 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-from rrl_jax.report import _files, _results
+from rrl_jax.report import _files, _provenance, _results
+from rrl_jax.train import active
 
 __all__ = ['build', 'build_pool']
 
@@ -17,9 +18,9 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 
   The page is self-contained: styles, figures and pictures are inside, nothing
   is requested, no script runs. It reads config.json, metrics.jsonl,
-  results.json, protocols.json and figures.npz; what is missing or unreadable
-  leaves its section out, and the page says so. The same files give the same
-  page, byte for byte.
+  results.json, protocols.json, provenance.json and figures.npz; what is missing
+  or unreadable leaves its section out, and the page says so. The same files
+  give the same page, byte for byte.
 
   Args:
     workdir: The run's folder.
@@ -34,7 +35,8 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 def build_pool(root: str | os.PathLike) -> pathlib.Path:
   """Writes ``report/index.html`` into the folder of a pool of models.
 
-  The page is self-contained, as that of a run; it reads table.json alone.
+  The page is self-contained, as that of a run; it reads table.json and
+  provenance.json.
 
   Args:
     root: The pool's folder.
@@ -46,7 +48,12 @@ def build_pool(root: str | os.PathLike) -> pathlib.Path:
 
   root = pathlib.Path(root)
   table, gap = _files.read_json(root / 'table.json')
-  content = _pool.content(table, gap, root.resolve().name)
+  record, no_record = _files.read_json(root / 'provenance.json')
+  content = _pool.content(table, gap, root.resolve().name) | {
+    'made': _provenance.summary(record),
+    'origin': _provenance.rows(record),
+    'origin_gap': _no_origin(no_record),
+  }
   return _write(root, 'pool.html', content)
 
 
@@ -90,6 +97,7 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   metrics, no_metrics = _files.read_metrics(workdir / 'metrics.jsonl')
   results, no_results = _files.read_json(workdir / 'results.json')
   protocols, no_protocols = _files.read_json(workdir / 'protocols.json')
+  record, no_record = _files.read_json(workdir / 'provenance.json')
   arrays, no_arrays = _files.read_arrays(workdir / 'figures.npz')
   measured = _results.measurements(results, protocols)
   fit = _label_noise.fit(metrics)
@@ -128,6 +136,9 @@ def _content(workdir: pathlib.Path) -> dict[str, Any]:
   content = {
     'title': _title(config, workdir),
     'facts': _facts(config, results),
+    'made': _provenance.summary(record),
+    'origin': _provenance.rows(record),
+    'origin_gap': _no_origin(no_record),
     'config': _files.pretty(config),
     'config_gap': no_config,
     'highlights': _results.highlights(measured),
@@ -179,6 +190,14 @@ def _gap(found: Any, file: str, what: str) -> str:
   return '' if found else f'{file} holds no {what}'
 
 
+def _no_origin(gap: str) -> str:
+  """What the page cannot tell without a record, which older runs lack."""
+  if not gap:
+    return ''
+  why = gap.replace('is missing', 'is not there')
+  return f'command, commit, device and date ({why})'
+
+
 def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
   """'HRO on digits', or the folder's name."""
   features = _files.dig(config, 'features')
@@ -195,20 +214,20 @@ def _title(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
 def _facts(
   config: Mapping[str, Any], results: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-  """What one needs to know to read the numbers."""
+  """The settings that had an effect."""
   rows = []
   features = _files.dig(config, 'features')
   if features:  # Nothing of what a config says of training was looked at.
     return [('Features', str(features))]
+  parts = active.settings(config)
   for label, field in (
     ('Objective', 'objective'),
     ('Data', 'data'),
     ('Model', 'model'),
     ('Optimizer', 'optim'),
   ):
-    part = _files.dig(config, field)
-    if isinstance(part, Mapping) and part.get('name'):
-      rows.append((label, _files.sentence(part)))
+    if parts.get(field, {}).get('name'):
+      rows.append((label, active.words(parts[field])))
   by_steps = _files.dig(config, 'total_steps') is not None  # It wins.
   for label, field in (
     ('Batch size', 'batch_size'),
@@ -217,7 +236,7 @@ def _facts(
   ):
     value = _files.dig(config, field)
     if value is not None:
-      rows.append((label, _files.scalar(value)))
+      rows.append((label, active.scalar(value)))
   if _files.is_number(results.get('step')):
     rows.append(('Evaluated at', f'step {results["step"]:,.0f}'))
   return rows

@@ -13,6 +13,26 @@ _NOT_MINIMISED = (
   ' This is the weighted cross entropy. The rescaled gradient is not its '
   'gradient, so it may rise while the network learns.'
 )
+_EXPLAINED = {  # Metric -> what its name does not say.
+  'train/accuracy': (
+    ' Of the images as they are trained on, augmented and perhaps attacked,'
+    ' against the labels as they are given, which may be wrong.'
+  ),
+  'train/images_per_sec': (
+    ' The first value of each start counts the compilation.'
+  ),
+  'train/effective_share': (
+    ' How many examples of equal weight would have the same sum of squared'
+    ' shares of the gradient, as a share of the batch.'
+  ),
+  'train/log_normalizer': (
+    " Of one batch: what the examples' weights are divided by."
+  ),
+  'train/collapse': (
+    " The largest share of a class among a batch's predictions, less the"
+    ' largest share among its labels.'
+  ),
+}
 _CURVES = {  # Metric -> (title, axis), in the order they are shown.
   'train/loss': ('Training loss', 'loss'),
   'train/accuracy': ('Accuracy on training batches', 'accuracy'),
@@ -24,7 +44,7 @@ _CURVES = {  # Metric -> (title, axis), in the order they are shown.
   'train/spread': ('Spread of the emphasis', 'spread'),
   'train/noise_rate': ('Estimated rate of wrong labels', 'rate'),
   'train/effective_share': ('Share of a batch that counts', 'share'),
-  'train/log_weight_sum': ('Logarithm of the sum of weights', 'log sum'),
+  'train/log_normalizer': ('Logarithm of the sum of weights', 'log sum'),
   'train/collapse': ('Excess of the commonest prediction', 'share'),
   'test/accuracy': ('Accuracy on test images', 'accuracy'),
   'test/worst_concept_accuracy': (
@@ -32,7 +52,7 @@ _CURVES = {  # Metric -> (title, axis), in the order they are shown.
     'accuracy',
   ),
   'train/learning_rate': ('Learning rate', 'rate'),
-  'train/images_per_sec': ('Speed', 'images a second'),
+  'train/images_per_sec': ('Speed of training', 'images a second'),
 }
 
 
@@ -57,7 +77,7 @@ def curves(
     and name.count('/') == 1
     and name not in without
   ]
-  rescaled = 'train/log_weight_sum' in names
+  rescaled = 'train/effective_share' in names  # Gradient rescaling alone.
   known = list(_CURVES)
   names.sort(key=lambda n: (known.index(n) if n in known else len(known), n))
   figures, constant = [], []
@@ -87,7 +107,8 @@ def curves(
         'title': title,
         'text': f'From {first} at step {steps[0]:,.0f} to {last} at step '
         f'{steps[-1]:,.0f}; least {least}, greatest {greatest}.'
-        + (_NOT_MINIMISED if rescaled and name == 'train/loss' else ''),
+        + (_NOT_MINIMISED if rescaled and name == 'train/loss' else '')
+        + _EXPLAINED.get(name, ''),
         'svg': _drawing.svg(draw, f'curve{len(figures)}', f'{title} by step'),
       }
     )

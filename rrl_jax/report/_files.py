@@ -126,36 +126,3 @@ def dig(config: Mapping[str, Any], path: str) -> Any:
 def pretty(config: Mapping[str, Any]) -> str:
   """The object as indented JSON; '' if it is empty."""
   return json.dumps(config, indent=2, ensure_ascii=False) if config else ''
-
-
-def sentence(part: Mapping[str, Any]) -> str:
-  """'mlp, widths 256 256' from ``{'name': 'mlp', 'kw': {'widths': ...}}``."""
-  words = [str(part['name'])]
-  for key, value in part.items():
-    if key == 'kw' and isinstance(value, Mapping):
-      words += _pairs(value)
-    elif key not in ('name', 'kw'):
-      words += _pairs({key: value})
-  return ', '.join(words)
-
-
-def _pairs(values: Mapping[str, Any]) -> list[str]:
-  """'key value' of each value that says something."""
-  found = []
-  for key, value in values.items():
-    if isinstance(value, Mapping):
-      found += _pairs({f'{key} {k}': v for k, v in value.items()})
-    elif value is not None and value is not False and value not in ('', [], 0):
-      found.append(f'{key.replace("_", " ")} {scalar(value)}')
-  return found
-
-
-def scalar(value: Any) -> str:
-  """A value of a config in a sentence."""
-  if value is True:
-    return 'on'
-  if isinstance(value, float):
-    return f'{value:g}'
-  if isinstance(value, list):
-    return ' '.join(scalar(v) for v in value)
-  return str(value)

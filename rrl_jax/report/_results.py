@@ -12,6 +12,11 @@ _NBSP = '\N{NO-BREAK SPACE}'
 _LABELS = {
   'test/best_accuracy': 'Best accuracy while training',
   'test/log_loss': 'Log loss',
+  'test/train_mix_accuracy': 'Accuracy, concepts mixed as in training',
+  'test/balanced_concept_accuracy': 'Accuracy, concepts in equal parts',
+  'test/reversed_mix_accuracy': 'Accuracy, training mix reversed',
+  'test/worst_mix_accuracy': 'Accuracy, worst mix near that of training',
+  'train/accuracy': 'Accuracy on training images, as labelled',
   'fit/clean_accuracy': 'Clean labels fitted',
   'fit/flipped_accuracy': 'Flipped labels memorised',
   'fit/flipped_true_accuracy': 'Flipped, true class found',
@@ -210,11 +215,29 @@ def _detection(name):
   return f'{who.capitalize()}, by {score}: {" ".join(what)}'
 
 
-def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Up to four numbers that say most."""
-  attacked = [n for n in measured if n.startswith('test/pgd')]
-  attacked = [n for n in attacked if n.endswith('_accuracy')]
-  probed = [n for n in measured if n.startswith('transfer/linear_probe_pgd')]
+def headline(values: Mapping[str, float]) -> list[str]:
+  """Names of up to four numbers that say most.
+
+  Of several attacks on one classifier the lowest accuracy counts, whichever
+  evaluator found it.
+
+  Args:
+    values: Numbers by name.
+  """
+  repeated = repetitions(values)
+  attacked = [
+    name
+    for name in values
+    if (name.startswith('test/pgd') and name.endswith('_accuracy'))
+    or (name.startswith('robust/') and name.endswith('_accuracy'))
+  ]
+  probed = [
+    name
+    for name in values
+    if name.startswith('transfer/linear_probe_pgd')
+    and name.endswith('_accuracy')
+  ]
+  probed.append('transfer/linear_probe_auto_attack_accuracy')
   names = [
     'test/accuracy',
     'test/worst_concept_accuracy',
@@ -226,16 +249,15 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     'indicators/multicut_accuracy',
     'corruption/mean_accuracy',
     'test/noise_accuracy',
-    *attacked[:1],
+    *_lowest(values, [name for name in attacked if name not in repeated]),
     'fit/flipped_accuracy',
     'fit/abnormal_accuracy',
     'transfer/linear_probe_accuracy',
-    *probed[:1],
-    'transfer/linear_probe_auto_attack_accuracy',
+    *_lowest(values, probed),
     'transfer/knn_accuracy',
     'test/calibration_error',
   ]
-  there = [measured[name] for name in names if name in measured]
+  there = [name for name in names if name in values]
   # Rather one of each kind than two of one.
   for spare in (
     'test/calibration_error',
@@ -243,23 +265,73 @@ def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     'transfer/knn_accuracy',
     'test/noise_accuracy',
   ):
-    if len(there) > 4:
-      there = [m for m in there if m['name'] != spare]
-  return there[:4]
+    if len(there) > 4 and spare in there:
+      there.remove(spare)
+  return [repeated.get(name, name) for name in there[:4]]
+
+
+def _lowest(values, names):
+  """The name of the least of some numbers, in a list; empty without any."""
+  there = [name for name in names if name in values]
+  return [min(there, key=values.__getitem__)] if there else []
+
+
+def repetitions(values: Mapping[str, float]) -> dict[str, str]:
+  """Numbers that say again what another one says, with that one's name.
+
+  A mean over target tasks is the task's own number where there is one task,
+  and AutoAttack on linear probes has a name for each way to ask for it.
+
+  Args:
+    values: Numbers by name.
+  """
+  found = {}
+  for name in values:
+    prefix, _, what = name.partition('/')
+    if prefix != 'transfer':
+      continue
+    tasks = [
+      other
+      for other in values
+      if other.startswith('transfer/')
+      and other.endswith(f'/{what}')
+      and other.count('/') == name.count('/') + 1
+    ]
+    if len(tasks) == 1 and values[tasks[0]] == values[name]:
+      found[name] = tasks[0]
+  ensemble, probes = (
+    'robust/auto_attack_accuracy',
+    'transfer/linear_probe_auto_attack_accuracy',
+  )
+  if ensemble in values and values[ensemble] == values.get(probes):
+    found[ensemble] = found.get(probes, probes)
+  return found
+
+
+def highlights(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The numbers of the headline, as the page writes them."""
+  return [measured[name] for name in headline(numbers(measured))]
+
+
+def numbers(measured: Mapping[str, Any]) -> dict[str, float]:
+  """The plain numbers among what the page writes."""
+  return {name: row['number'] for name, row in measured.items()}
 
 
 def groups(
   measured: Mapping[str, Any], without: Container[str] = ()
 ) -> list[dict[str, Any]]:
-  """Numbers by their prefix, those of single concepts left out.
+  """Numbers by their prefix, each once, those of single concepts left out.
 
   Args:
     measured: Numbers by name.
     without: Names of numbers that the page shows elsewhere.
   """
   found: dict[str, list] = {}
+  repeated = repetitions(numbers(measured))
   for name, row in measured.items():
-    if not name.startswith('test/accuracy/') and name not in without:
+    shown = name not in without and name not in repeated
+    if shown and not name.startswith('test/accuracy/'):
       found.setdefault(name.partition('/')[0], []).append(row)
   if 'test' in found:  # The best stands beside the last.
     first = ['test/accuracy', 'test/best_accuracy']

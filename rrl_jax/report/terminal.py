@@ -1,75 +1,161 @@
-"""The results of a run as a table on the terminal."""
+"""The results of a run as a table on the terminal, at most a screen of it."""
 
 from collections.abc import Mapping
 import math
-import re
+import textwrap
+from typing import NamedTuple
 
-import rich.box
 import rich.console
-import rich.table
 import rich.text
 
 from rrl_jax.evals import Measurement
+from rrl_jax.report import _results
 
 _CONCEPT = 'test/accuracy/'
 _MAX_CONCEPTS = 20  # Shown one by one; of more only the worst.
 _WORST = 5
-_WIDE = 110  # Columns, from which the protocol has room.
-_NUMBERS = 30  # Columns of value and interval with the room around them.
+_WIDE = 110  # Columns, from which a protocol's beginning has room.
+_PROTOCOL = 24  # Columns of it, at least, with the room before it.
+_LEAST_LINES = 24
+_AROUND = 6  # Lines of a screen that are not rows: head, ends, the prompt.
+_GAP = '  '
+_SANITY = '_zero_epsilon_agreement'  # Says nothing as long as it is 1.
 
 
 def print_results(
   measurements: Mapping[str, Measurement],
   console: rich.console.Console | None = None,
 ) -> None:
-  """Prints name, value, interval and protocol of every measurement.
+  """Prints name, value and interval of as many numbers as a screen holds.
 
-  Where the terminal is too narrow for the protocol beside the numbers, it
-  stands in a file that is named below. Of many concepts only the worst are
-  shown.
+  The numbers that say most come first, and none stands twice. A name that has
+  no room beside its numbers stands above them, so that none is broken unless
+  it is longer than a line. Wide terminals have the beginning of each protocol.
+  What is left out is counted, with the file that holds it.
 
   Args:
     measurements: What an evaluation found, by name.
     console: Where to print; None for standard output.
   """
   console = console or rich.console.Console()
-  table = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD,
-    pad_edge=False,
-    show_edge=False,
-    padding=(0, 1, 0, 0),
-  )
-  table.add_column('result', overflow='fold')
-  table.add_column('value', justify='right', no_wrap=True)
-  table.add_column('95% interval', justify='center', no_wrap=True)
-  wide = console.width >= _WIDE
-  if wide:
-    table.add_column('protocol', style='dim', overflow='fold')
-  room = max(console.width - _NUMBERS, 12)
-  left_out = _left_out(measurements)
-  for name, found in measurements.items():
-    if name in left_out:
-      continue
-    cells = [
-      rich.text.Text(name if wide else _broken(name, room)),
-      f'{found.value:.4f}',
-      _interval(found),
-    ]
-    table.add_row(*cells, *([rich.text.Text(found.protocol)] if wide else []))
-  console.print(table)
-  if left_out:
-    console.print(f'{len(left_out)} better concepts: results.json', style='dim')
-  if not wide and measurements:
-    console.print('how each number was made: protocols.json', style='dim')
+  headline, others, better = _order(measurements)
+  names = headline + others
+  left = max(console.height, _LEAST_LINES) - _AROUND - bool(better)
+  shown = {name: measurements[name] for name in names[:left]}
+  layout = _Layout.of(shown, console.width)
+  rows = []
+  for name, found in shown.items():
+    lines = layout.row(name, found)
+    left -= len(lines)
+    if left < 0:
+      break
+    rows.append((lines, 'bold' if name in headline else ''))
+  _print(console, layout.head())
+  for lines, style in rows:
+    for line in lines:
+      _print(console, line, style)
+  if better:
+    _print(console, f'{better} better concepts: results.json', 'dim')
+  if more := len(names) - len(rows):
+    _print(console, f'{more} more: results.json, and the report', 'dim')
+  if measurements:
+    _print(console, 'how each number was made: protocols.json', 'dim')
 
 
-def _left_out(measurements):
-  """Names of the better concepts, if there are many."""
+def _order(measurements):
+  """Names of the headline, of the others, and how many concepts are left out.
+
+  Single tasks of a mean, single concepts, the worst first, and passed checks
+  come last, so that they are what has no room; what another number repeats is
+  left out.
+  """
+  values = {name: found.value for name, found in measurements.items()}
+  headline = _results.headline(values)
   concepts = [name for name in measurements if name.startswith(_CONCEPT)]
-  if len(concepts) <= _MAX_CONCEPTS:
-    return set()
-  concepts.sort(key=lambda name: measurements[name].value)
-  return set(concepts[_WORST:])
+  concepts.sort(key=values.__getitem__)
+  better = concepts[_WORST:] if len(concepts) > _MAX_CONCEPTS else []
+  repeated = _results.repetitions(values)
+  tasks = {
+    name.split('/')[1]
+    for name in values
+    if name not in repeated.values() and _mean_of(name) in values
+  }
+  single = [n for n in values if n.count('/') > 1 and n.split('/')[1] in tasks]
+  passed = [n for n in values if n.endswith(_SANITY) and values[n] == 1]
+  last = dict.fromkeys([*single, *concepts, *passed])
+  without = {*headline, *repeated, *last}
+  others = [name for name in measurements if name not in without]
+  others += [n for n in last if n not in better and n not in headline]
+  return headline, others, len(better)
+
+
+def _mean_of(name):
+  """'transfer/knn_accuracy' for 'transfer/a_task/knn_accuracy', else ''."""
+  prefix, _, rest = name.partition('/')
+  return f'{prefix}/{rest.partition("/")[2]}' if '/' in rest else ''
+
+
+class _Layout(NamedTuple):
+  """Columns of the table."""
+
+  total: int
+  name: int
+  value: int
+  interval: int
+
+  @classmethod
+  def of(cls, measurements, total):
+    """As wide as the cells; names that have no room do not count."""
+    found = measurements.values()
+    value = max([len('value'), *(len(_value(m)) for m in found)])
+    interval = max([len('95% interval'), *(len(_interval(m)) for m in found)])
+    room = total - value - interval - 2 * len(_GAP)
+    room -= _PROTOCOL if total >= _WIDE else 0
+    names = [len(name) for name in measurements if len(name) <= room]
+    return cls(total, max([len('result'), *names]), value, interval)
+
+  def head(self):
+    """The names of the columns over a rule."""
+    head = self._line('result', 'value', '95% interval', 'protocol')
+    width = self.name + self.value + self.interval + 2 * len(_GAP)
+    rule = self.total if self.total >= _WIDE else min(width, self.total)
+    return f'{head}\n{"─" * rule}'
+
+  def row(self, name, found):
+    """The lines of one number."""
+    beside = len(name) <= self.name
+    above = [] if beside else textwrap.wrap(name, self.total)
+    numbers = _value(found), _interval(found)
+    line = self._line(name if beside else '', *numbers, found.protocol)
+    return [*above, line]
+
+  def _line(self, name, value, interval, protocol):
+    cells = (
+      f'{name:<{self.name}}',
+      f'{value:>{self.value}}',
+      f'{interval:^{self.interval}}',
+    )
+    line = _GAP.join(cells) + _GAP
+    if self.total >= _WIDE:
+      line += textwrap.shorten(
+        protocol, self.total - len(line), placeholder='...'
+      )
+    return line.rstrip()
+
+
+def _print(console, text, style=''):
+  """As it stands: nothing is markup, nothing is broken."""
+  console.print(rich.text.Text(text, style=style), soft_wrap=True)
+
+
+def _value(found):
+  return _write(found.value)
+
+
+def _write(value):
+  """Four decimals of a share; of what is large as many digits."""
+  decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 1
+  return f'{value:.{decimals}f}'
 
 
 def _interval(found):
@@ -78,14 +164,4 @@ def _interval(found):
     return 'none'
   if found.low == found.high and found.protocol.endswith('exact.'):
     return 'exact'
-  return f'{found.low:.4f} .. {found.high:.4f}'
-
-
-def _broken(name, width):
-  """In lines that end where a word of the name does."""
-  lines = ['']
-  for part in re.findall('[^/_]*[/_]?', name):
-    if lines[-1] and len(lines[-1]) + len(part) > width:
-      lines.append('  ')
-    lines[-1] += part
-  return '\n'.join(lines)
+  return f'{_write(found.low)} .. {_write(found.high)}'

@@ -20,7 +20,7 @@ from rrl_jax.studies import (
   pool_table,
   programs,
 )
-from rrl_jax.train import evaluation, experiment, multihost
+from rrl_jax.train import evaluation, experiment, multihost, provenance
 from rrl_jax.train import workdir as workdir_lib
 
 FIELDS = (
@@ -119,7 +119,8 @@ def run(
   if jax.process_index() == 0:
     table = _table(pool, models)
     workdir_lib.write_json(root / 'table.json', table)
-    text = pool_table.to_markdown(table)
+    origin = provenance.of_runs(root, [member.folder for member in members])
+    text = f'{pool_table.to_markdown(table)}\n{origin}\n'
     workdir_lib.write_bytes(root / 'table.md', text.encode())
     print(text)
   return True
@@ -392,7 +393,7 @@ def _measure(member, config_evals, position):
   step = multihost.from_first(workdir.trained_steps)
   found = evaluation.from_first(lambda: workdir.read_results(config, step))
   if found is None:
-    found = train.evaluate_last(config, member.folder, {})
+    found = train.evaluate_last(config, member.folder, {}, quiet=True)
     programs.drop_when_many()
     print(f'{position} {member.name} is evaluated', flush=True)
   return found

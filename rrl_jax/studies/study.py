@@ -12,7 +12,7 @@ from rrl_jax import train
 from rrl_jax.errors import ConfigError, DivergedError
 from rrl_jax.studies import cross_attack, programs, ranking
 from rrl_jax.studies import table as table_lib
-from rrl_jax.train import evaluation, experiment
+from rrl_jax.train import evaluation, experiment, provenance
 from rrl_jax.train import workdir as workdir_lib
 
 
@@ -182,6 +182,13 @@ def _write(root, study, found):
     text = table_lib.conditions_to_markdown(
       found, study.baseline, len(study.seeds)
     )
+  runs = [
+    root / condition / 'runs' / name / f'seed{seed}'
+    for condition in found
+    for name in study.order
+    for seed in study.seeds
+  ]
+  text = f'{text}\n{provenance.of_runs(root, runs)}\n'
   workdir_lib.write_bytes(root / 'table.md', text.encode())
 
 

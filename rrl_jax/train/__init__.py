@@ -1,6 +1,7 @@
 """Training and evaluation of one config, in one folder."""
 
 import pathlib
+import time
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -50,21 +51,25 @@ def train_and_evaluate(
     step = int(state.step)
     results = evaluation.from_first(lambda: workdir.read_results(config, step))
     if results is None:
-      return evaluation.evaluate(experiment, state, workdir)
+      return evaluation.evaluate(experiment, state, workdir, quiet=quiet)
   if not quiet:
     print(f'{root} is done: {int(state.step)} steps trained and evaluated')
   return results
 
 
 def evaluate_last(
-  config: ConfigDict, root: pathlib.Path, overrides: dict[str, Any]
+  config: ConfigDict,
+  root: pathlib.Path,
+  overrides: dict[str, Any],
+  *,
+  quiet: bool = False,
 ) -> dict:
   """Evaluates the last checkpoint of a run's folder anew.
 
   Args and errors as in ``train_and_evaluate``; without a checkpoint it is a
   ``DataError``.
   """
-  from rrl_jax.train import evaluation
+  from rrl_jax.train import evaluation, provenance
   from rrl_jax.train import experiment as experiment_lib
   from rrl_jax.train import workdir as workdir_lib
 
@@ -75,7 +80,11 @@ def evaluate_last(
   with workdir.lock():
     state = _restore(experiment, workdir)
     workdir.claim(config, overrides, trains=False)
-    return evaluation.evaluate(experiment, state, workdir)
+    if not quiet:
+      origin = provenance.describe(experiment, state)
+      origin |= provenance.circumstances()
+      provenance.announce(workdir.root, origin, start=int(state.step))
+    return evaluation.evaluate(experiment, state, workdir, quiet=quiet)
 
 
 def score_features(
@@ -104,11 +113,13 @@ def score_features(
 
   from rrl_jax import evals
   from rrl_jax.evals import feature_file, indicators
+  from rrl_jax.train import provenance
   from rrl_jax.train import workdir as workdir_lib
 
   evals.check(config.evals.to_dict())
   workdir = workdir_lib.Workdir(pathlib.Path(root))
   workdir.check_owner(config)
+  began = time.monotonic()
   file = feature_file.read(config.features)
   kw = config.evals.to_dict().get('indicators', {})
   measurements, figures = {}, {}
@@ -117,6 +128,7 @@ def score_features(
     into[name] = value
   with workdir.lock():
     workdir.claim(config, overrides)
+    provenance.scored(workdir.root, config.features, file, began)
     if jax.process_index() == 0:
       workdir.write_results(config, 0, measurements, figures)
   return measurements

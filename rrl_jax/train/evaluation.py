@@ -1,6 +1,7 @@
 """From a trained state to results.json: the evaluations a config asks for."""
 
 from collections.abc import Callable, Mapping
+import time
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from rrl_jax import evals
 from rrl_jax.data import augment
 from rrl_jax.evals import measurement
 from rrl_jax.train import metrics as metrics_lib
-from rrl_jax.train import multihost, sharding
+from rrl_jax.train import multihost, progress, provenance, sharding
 from rrl_jax.train import workdir as workdir_lib
 from rrl_jax.train.experiment import Experiment
 from rrl_jax.train.state import TrainState
@@ -75,9 +76,12 @@ class Evaluator:
     )
 
   def __call__(
-    self, state: TrainState, config_evals: Mapping[str, Mapping[str, Any]]
+    self,
+    state: TrainState,
+    config_evals: Mapping[str, Mapping[str, Any]],
+    begin: Callable[[str], None] = lambda name: None,
   ) -> tuple[dict[str, evals.Measurement], dict[str, np.ndarray]]:
-    """Returns ``(measurements, figures)`` by name."""
+    """Returns ``(measurements, figures)`` by name; see `evals.run`."""
     experiment = self._experiment
     learned = experiment.objective.learned(state.aux_state)
     data = evals.EvalData(
@@ -94,6 +98,7 @@ class Evaluator:
       data,
       config_evals,
       key=jax.random.fold_in(jax.random.key(experiment.config.seed), 2),
+      begin=begin,
     )
 
   def encoder(self, state: TrainState) -> evals.Encoder:
@@ -133,8 +138,10 @@ def evaluate(
   experiment: Experiment,
   state: TrainState,
   workdir: workdir_lib.Workdir,
+  *,
+  quiet: bool = False,
 ) -> dict[str, evals.Measurement]:
-  """Runs the config's evaluations and writes what they find.
+  """Runs the config's evaluations and writes what they find, and its origin.
 
   Writes ``results.json`` last, so that its presence says the rest is there.
 
@@ -142,12 +149,15 @@ def evaluate(
     experiment: The experiment.
     state: A trained state.
     workdir: The run's folder.
+    quiet: Whether to show no progress.
 
   Returns:
     Each measurement by name.
   """
-  config = experiment.config
-  measurements, figures = Evaluator(experiment)(state, config.evals.to_dict())
+  asked, began = experiment.config.evals.to_dict(), time.monotonic()
+  with progress.evaluation(list(asked), quiet=quiet) as begin:
+    measurements, figures = Evaluator(experiment)(state, asked, begin)
+  provenance.evaluated(experiment, state, workdir.root, began)
   return from_first(
     lambda: _write(experiment, state, workdir, measurements, figures)
   )

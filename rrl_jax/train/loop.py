@@ -15,6 +15,7 @@ from rrl_jax.train import (
   multihost,
   optim,
   progress,
+  provenance,
   sharding,
 )
 from rrl_jax.train import metrics as metrics_lib
@@ -66,6 +67,11 @@ def train(
     if jax.process_index() == 0:
       for line in experiment.objective.remarks(config.batch_size):
         print(line, file=sys.stderr, flush=True)
+    origin = provenance.begin(experiment, state, workdir.root)
+    if not quiet:
+      changed = experiment.data.train.truth is not None
+      words = tampering(experiment) if changed else ''
+      provenance.announce(workdir.root, origin, start=start, changed=words)
 
     # --- The step: state donated, the resident set passed beside the batch.
     store = resident_set(experiment)
@@ -88,8 +94,6 @@ def train(
     record = _Recorder(experiment, write, update, start)
     if experiment.data.train.truth is not None and jax.process_index() == 0:
       noise.save(workdir.truth, experiment.data.train)
-      if not quiet:
-        print(tampering(experiment))
     pending = None
     for step, batch in zip(range(start + 1, total + 1), batches, strict=True):
       state, metrics = step_fn(state, batch, store)
@@ -243,6 +247,7 @@ class _Recorder:
     self._schedule = optim.learning_rate(config.optim, self._total)
     self._logged = (start, time.monotonic())
     self._images_per_sec = 0.0
+    self._first = start + 1  # It is compiled: its speed is not shown.
     self._collapsed = 0  # Logged steps in a row with nearly one prediction.
 
   def __call__(self, step, metrics, found=None, seconds=0.0):
@@ -265,7 +270,8 @@ class _Recorder:
       self._watch(step, line)
       measured = {name: m.value for name, m in (found or {}).items()}
       self._write(step, line | workdir_lib.finite(measured))
-    self._update(step, float(metrics['loss']), self._images_per_sec)
+    speed = self._images_per_sec if self._logged[0] > self._first else None
+    self._update(step, float(metrics['loss']), speed)
 
   def _watch(self, step, line):
     """Says so, once, when the network predicts one class for everything."""

@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_minimised_says_so():
   metrics = [{'step': k, 'train/loss': 1 + k} for k in range(3)]
   (plain,), _ = _figures.curves(metrics)
   assert 'cross entropy' not in plain['text']
-  metrics[0]['train/log_weight_sum'] = 5.0
+  metrics[0]['train/effective_share'] = 0.5
   (rescaled, _), _ = _figures.curves(metrics)
   assert 'may rise while the network learns' in rescaled['text']
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -83,6 +84,7 @@ def test_a_pool_relates_indicators_to_corruptions(trained):
   text = (root / 'table.md').read_text()
   assert 'a pair goes together by itself' in text
   assert '| width_2 |' in text
+  assert re.search(r'Data: .*test images, .* steps. Seeds? .* runs on ', text)
   assert len(list((root / 'corrupted').iterdir())) == 1  # Made once for all.
 
 

@@ -151,6 +151,8 @@ def test_the_best_held_out_point_is_trained_and_reported(
   text = (tmp_path / 'table.md').read_text()
   assert text in capsys.readouterr().out
   assert text.index('| B |') < text.index('| A |')
+  assert 'Made by `python ' in text
+  assert (tmp_path / 'provenance.json').exists()
 
 
 def test_every_condition_is_tuned_and_reported_by_itself(
