@@ -140,7 +140,7 @@ def base() -> ConfigDict:
   config.optim.warmup = 0.0  # Fraction of the run with a rising rate.
   # Of piecewise: parts of the run after each of which the rate is a tenth.
   config.optim.boundaries = (0.5, 0.75)
-  config.optim.weight_decay = 0.0  # On kernels only, not biases or scales.
+  config.optim.weight_decay = 0.0  # Not of biases and scales.
   # Global norm to which gradients are clipped; 0 does not clip.
   config.optim.grad_clip_norm = 0.0
   # Of the average of the weights that is evaluated in their place; 0 for none.

@@ -93,7 +93,8 @@ def augment(
       least 3 pixels; at the edges the image is mirrored about its last pixel.
     solarize: Probability that pixels of at least 0.5 are inverted.
     strength: In [0, 1], may be traced: multiplies ``1 - scale[0]``, the jitter
-      and every probability but the mirror's (Luo et al., 2023).
+      and every probability but the mirror's (Luo et al., 2023). The least
+      share of the area is never above ``scale[1]``.
     example_ids: Optional integers ``[B]`` that key the examples.
 
   Returns:
@@ -157,7 +158,8 @@ def augment(
     )
   jitter = jitter if jitter_probability else 0
   grayscale = grayscale if channels == 3 else 0
-  scale = 1 - (1 - scale[0]) * strength, scale[1]
+  least = jnp.minimum(1 - (1 - scale[0]) * strength, scale[1])
+  scale = least, scale[1]
   if not any((crop, flip, resized_crop, jitter, grayscale, blur, solarize)):
     return images
   if example_ids is None:
@@ -216,7 +218,9 @@ def fading(
     contrastive learning <https://arxiv.org/abs/2303.01289>`_, 2023 (20 stages,
     final 0).
   """
-  stage = jnp.floor(step * stages / total_steps)
+  # In whole numbers, since float32 comes late to some stages.
+  whole, rest = step // total_steps, step % total_steps
+  stage = whole * stages + rest * stages // total_steps
   return 1 - (1 - final) * stage / stages
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rrl_jax import numerics
 from rrl_jax.losses import _checks, _log_probs, _rows, _simplex
 
 _SIDES = ('none', 'clean', 'adv')
@@ -212,12 +213,11 @@ def alp(
     for x in (logits, adv_logits)
   )
   clean, moved = _stop(stop, clean, moved)
-  pairing = jnp.mean(jnp.square(clean - moved), axis=-1)
-  pairing = jnp.minimum(pairing, jnp.finfo(log_p.dtype).max)
+  pairing = numerics.sum_of_squares(clean, moved) / clean.shape[-1]
   clean_ce = -_log_probs.pick(log_p, member)
   adv_ce = -_log_probs.pick(log_q, member)
   loss = (1 - adv_weight) * clean_ce + adv_weight * adv_ce + beta * pairing
-  return _rows.keep(rows, loss)
+  return _rows.keep(rows, jnp.minimum(loss, jnp.finfo(loss.dtype).max))
 
 
 def _inputs(logits, adv_logits, labels, where):

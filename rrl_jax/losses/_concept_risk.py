@@ -96,11 +96,14 @@ def concept_risk_update(
     where = jnp.asarray(where, bool)
     _checks.same_shape(losses=losses, where=where)
     member = member & where[:, None]
-  totals = jnp.sum(jnp.where(member, losses[:, None], 0), axis=0)
   counts = jnp.sum(member, axis=0).astype(dtype)
   if axis_name is not None:
-    totals, counts = jax.lax.psum((totals, counts), axis_name)
-  means = totals / jnp.maximum(counts, 1)
+    counts = jax.lax.psum(counts, axis_name)
+  # Divided before they are added: sums of the largest losses overflow.
+  shares = losses[:, None] / jnp.maximum(counts, 1)[None, :]
+  means = jnp.sum(jnp.where(member, shares, 0), axis=0)
+  if axis_name is not None:
+    means = jax.lax.psum(means, axis_name)
   # A rate of zero for absent concepts leaves totals and norms as they are.
   rates = jnp.where(counts > 0, jnp.asarray(rate, dtype), 0)
   return ConceptRiskState(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rrl_jax import numerics
 from rrl_jax.losses import _checks, _log_probs, _rows, _simplex
-from rrl_jax.numerics import safe_norm
 
 _NEAREST = 1e-15  # Columns of a kernel that are nearer count as equal.
 
@@ -240,11 +240,14 @@ def linear_loss_gap(
   dot = lambda a, b: jnp.matmul(a, b, precision='highest')
   log_p = _log_probs.log_probs(dot(moved, kernel) + bias[None, :])
   slope = dot(jnp.exp(log_p) - member.astype(dtype), kernel.T)  # [B, D]
-  delta = moved - clean
+  delta, factor = numerics.shrunk(numerics.difference(moved, clean))
   if form == 'convex':
     out = jnp.sum(slope * delta, axis=-1)
   else:
-    out = safe_norm(slope) * safe_norm(delta)
+    out = numerics.safe_norm(slope) * numerics.safe_norm(delta)
+  largest = jnp.finfo(dtype).max
+  factor = factor[:, 0]
+  out = jnp.clip(out, -largest * factor, largest * factor) / factor
   return _rows.keep(rows, out)
 
 
@@ -336,7 +339,9 @@ def _distances(kernel):
   From differences, since a Gram matrix would cancel where columns are near.
   """
   columns = kernel.T
-  return jax.lax.map(lambda w: safe_norm(columns - w[None, :]), columns)
+  return jax.lax.map(
+    lambda w: numerics.safe_norm(columns - w[None, :]), columns
+  )
 
 
 def _kernel(kernel):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rrl_jax import numerics
 from rrl_jax.losses import _checks, _log_probs, _rows
-from rrl_jax.numerics import safe_norm
 
 DISTANCES = ('sq_l2', 'l2', 'cosine', 'unit_l2', 'kl')
 _SHORTEST = 1e-12  # A shorter vector has no direction.
@@ -77,8 +77,8 @@ def feature_shift(
     Derived from the abstract of that paper, whose own distance is not known
     to us. A vector shorter than 1e-12 counts as zero and has no direction:
     ``cosine`` and ``unit_l2`` are 1/2 and 1 between it and another vector, 0
-    between two such, without a gradient to it. ``sq_l2`` saturates at the
-    largest finite number.
+    between two such, without a gradient to it. ``sq_l2`` and ``l2``
+    saturate at the largest finite number.
   """
   _checks.one_of('distance', distance, DISTANCES)
   _checks.in_range('temperature', temperature, 0.0, open_low=True)
@@ -97,15 +97,14 @@ def feature_shift(
       _log_probs.log_probs(clean / tau), _log_probs.log_probs(moved / tau)
     )
   elif distance == 'sq_l2':
-    out = jnp.sum(jnp.square(moved - clean), axis=-1)
-    out = jnp.minimum(out, jnp.finfo(dtype).max)
+    out = numerics.sum_of_squares(moved, clean)
   elif distance == 'l2':
-    out = safe_norm(moved - clean)
+    out = numerics.safe_norm(numerics.difference(moved, clean))
   elif distance == 'cosine':
     # 1 - cos directly would lose all digits where it is small.
     out = jnp.sum(jnp.square(_direction(moved) - _direction(clean)), -1) / 2
   else:
-    out = safe_norm(_direction(moved) - _direction(clean))
+    out = numerics.safe_norm(_direction(moved) - _direction(clean))
   # Rounding may part what is equal, and l2 has a slope for the least parting.
   apart = jnp.any(moved != clean, axis=-1)
   return _rows.keep(rows & apart, out)
@@ -113,6 +112,7 @@ def feature_shift(
 
 def _direction(x):
   """Unit rows; zero, with zero gradient, for a row without a direction."""
-  norm = safe_norm(x, keepdims=True)
-  has_one = norm > _SHORTEST
+  x, factor = numerics.shrunk(x)
+  norm = numerics.safe_norm(x, keepdims=True)
+  has_one = norm > _SHORTEST * factor
   return jnp.where(has_one, x, 0) / jnp.where(has_one, norm, 1)

@@ -179,6 +179,7 @@ def _multilevel(
   place = jnp.arange(losses.size)
   if axis_name is not None:
     place = place + losses.size * jax.lax.axis_index(axis_name)
-  halves = risk(rows & (place < size // 2)) + risk(rows & (place >= size // 2))
-  out = (risk(rows) - halves / 2) / prob
+  first = risk(rows & (place < size // 2))
+  second = risk(rows & (place >= size // 2))
+  out = (risk(rows) - (first / 2 + second / 2)) / prob
   return out + risk(rows & (place < base_size)) if add_base else out

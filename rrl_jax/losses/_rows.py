@@ -105,11 +105,12 @@ def risk(
   Its gradient is that of the mean of ``weights * losses`` over this device's
   unmasked rows, so that its pmean has the gradient of the global risk.
   """
-  terms = jnp.where(rows, weights * losses, 0)
-  local = jnp.sum(terms) / jnp.maximum(jnp.sum(rows), 1).astype(terms.dtype)
+  # Divided before they are added: sums of the largest losses overflow.
+  shares = weights / jnp.maximum(jnp.sum(rows), 1).astype(weights.dtype)
+  local = jnp.sum(jnp.where(rows, shares * losses, 0))
   shared = jax.lax.stop_gradient(local)
   if axis_name is not None:
-    shared = jax.lax.pmean(shared, axis_name)
+    shared = jax.lax.psum(shared / jax.lax.axis_size(axis_name), axis_name)
   return shared - penalty + (local - jax.lax.stop_gradient(local))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from rrl_jax import numerics
 from rrl_jax.losses import _checks
 
 _STEEPEST = 10.0  # A batch counts as at most this far off the radius.
@@ -40,8 +41,9 @@ def transport_cost(inputs: ArrayLike, adv_inputs: ArrayLike) -> jax.Array:
   dtype = jnp.promote_types(
     jnp.promote_types(inputs.dtype, adv_inputs.dtype), jnp.float32
   )
-  delta = adv_inputs.astype(dtype) - inputs.astype(dtype)
-  return jnp.sum(jnp.square(delta), axis=tuple(range(1, delta.ndim))) / 2
+  moved, still = adv_inputs.astype(dtype), inputs.astype(dtype)
+  axes = tuple(range(1, inputs.ndim))
+  return numerics.sum_of_squares(moved, still, axis=axes) / 2
 
 
 def adapt_gamma(

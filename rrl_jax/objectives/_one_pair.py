@@ -42,7 +42,8 @@ def terms(
     labels: ``[B]``; -1 marks an unlabelled row, whose only positive is its
       own other view.
     numerator_clip: If given, logits of positives count outside the logarithm
-      as at most this.
+      as at most this, in the supervised term and in InfoNCE; the released code
+      leaves the class-conditional term as it is.
 
   Returns:
     Three arrays ``[B]``.
@@ -59,6 +60,9 @@ def terms(
     numerator = jnp.minimum(logits, numerator_clip)
   each = jnp.logaddexp(log_negatives[:, None], logits) - numerator
   supervised = jnp.mean(each, axis=1, where=positive)
-  diagonal = jnp.diagonal(logits)
   every = jnp.ones_like(own)
-  return supervised, log_sum(positive) - diagonal, log_sum(every) - diagonal
+  return (
+    supervised,
+    log_sum(positive) - jnp.diagonal(logits),
+    log_sum(every) - jnp.diagonal(numerator),
+  )

@@ -23,8 +23,10 @@ def make(
 
   Each network takes the mean cross entropy over those examples of the batch
   whose loss is smallest *to the other one*; a share
-  ``forget_rate * min(step / ramp_steps, 1)`` is left out. The authors' code
-  divides that mean by the number kept once more, which is left out here.
+  ``forget_rate * min(step / ramp_steps, 1)`` is left out. The loss is the sum
+  of both means, so that each network has the whole gradient of its own. The
+  authors' code divides each mean by the number kept once more, which is left
+  out here.
 
   Args:
     apply_fn: One network.
@@ -66,6 +68,6 @@ def make(
     metrics = _classification.metrics(logits, labels) | {
       'kept_share': kept / len(labels)
     }
-    return loss / 2, (model_state, aux_state, metrics)
+    return loss, (model_state, aux_state, metrics)
 
   return typing.Objective(loss_fn, num_networks=2)

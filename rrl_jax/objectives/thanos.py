@@ -92,8 +92,9 @@ def make(
       others; 'one', rows of the second view meet those of the first (the
       released code).
     numerator_clip: Beyond this, similarities over the temperature no longer
-      attract; 1.0 is what the released code does, by mistake. Not for
-      ``denominator='in'``.
+      attract, in the supervised term and in InfoNCE, but do in the
+      class-conditional term; 1.0 is what the released code does, by mistake.
+      Not for ``denominator='in'``.
     column_norms: Whether similarities are divided by the norms of their
       column, another mistake of the released code; of ``view_pairs='one'``.
     pixel_std: Divides the error of each channel: the released code
@@ -196,10 +197,15 @@ def make(
     conditional = functools.partial(
       losses.class_conditional_infonce, temperature=temperature
     )
+    if numerator_clip is None:
+      plain = _contrast.anchor_infonce(rows, temperature)
+    else:  # Every image is a class of its own.
+      one = functools.partial(supervised, denominator='one_positive')
+      plain = _contrast.compare(one, rows, ids, ids)
     return (
       _contrast.compare(supervised, rows, labels, ids),
       _contrast.compare(conditional, rows, labels, ids),
-      _contrast.anchor_infonce(rows, temperature),
+      plain,
     )
 
   def contrast_loss(embeddings, labels):

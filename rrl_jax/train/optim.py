@@ -15,14 +15,23 @@ OPTIMIZERS = (
     'nadamw', 'radam', 'rmsprop', 'sgd',
 )  # fmt: skip
 SCHEDULES = ('constant', 'cosine', 'piecewise')
+# Arguments of optax that a field of `optim` or a rule of this file decides.
+_OWN = {
+  'momentum': 'set optim.momentum',
+  'nesterov': 'set optim.nesterov',
+  'weight_decay': 'set optim.weight_decay',
+  'mask': 'arrays of two or more axes decay',
+  'weight_decay_mask': 'arrays of two or more axes decay',
+}
 
 
 def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
   """Builds the optimizer: clipping, weight decay, then the update rule.
 
-  Weight decay touches kernels only (arrays of two or more axes). It is
-  decoupled where the optax optimizer has the argument (adamw, lamb, lion,
-  nadamw, lars) and added to the gradient otherwise, as in torch.
+  Weight decay touches arrays of two or more axes: kernels, and a ViT's class
+  token and positions, but no biases and scales. It is decoupled in adamw, lamb,
+  lion and nadamw, added to the gradient before the trust ratio in lars, and
+  added to the gradient in all others, as in torch.
 
   Args:
     optim: The config's ``optim``: name, kw, momentum, nesterov, lr, schedule,
@@ -30,7 +39,9 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
     total_steps: Steps over which the schedule runs.
 
   Raises:
-    ConfigError: An unknown name or argument, or a value out of range.
+    ConfigError: An unknown name or argument, a value out of range, an argument
+      in ``kw`` that has a field of its own, or a momentum for an optimizer
+      without one.
   """
   if optim.name not in OPTIMIZERS:
     raise ConfigError(
@@ -40,20 +51,30 @@ def make(optim: ConfigDict, total_steps: int) -> optax.GradientTransformation:
     if not 0 <= optim[field] < math.inf:
       raise ConfigError(f'optim.{field}={optim[field]} is not in [0, inf)')
   rule = getattr(optax, optim.name)
-  known = set(inspect.signature(rule).parameters) - {'learning_rate'}
+  defaults = {
+    name: parameter.default
+    for name, parameter in inspect.signature(rule).parameters.items()
+  }
+  known = set(defaults) - {'learning_rate'} - _OWN.keys()
   kw = {name: value for name, value in optim.kw.items() if value is not None}
   for name in kw:
+    if name in _OWN and name in defaults:
+      raise ConfigError(f'optim.kw.{name}: {_OWN[name]}')
     if name not in known:
       raise ConfigError(
         f'optim.kw.{name}: optax.{optim.name} knows {", ".join(sorted(known))}'
       )
   for field in ('momentum', 'nesterov'):
-    if field in known and optim[field]:
-      kw.setdefault(field, optim[field])
+    if field not in defaults and optim[field]:
+      raise ConfigError(
+        f'optim.{field}={optim[field]}: optax.{optim.name} has none'
+      )
+    if optim[field] or defaults.get(field):  # Optax has .9 for lars.
+      kw[field] = optim[field]
   parts = []
   if optim.grad_clip_norm:
     parts.append(optax.clip_by_global_norm(optim.grad_clip_norm))
-  if 'weight_decay' in known:
+  if 'weight_decay' in defaults:
     mask = 'weight_decay_mask' if optim.name == 'lars' else 'mask'
     kw |= {'weight_decay': optim.weight_decay, mask: _kernels}
   elif optim.weight_decay:

@@ -316,6 +316,40 @@ def test_strength_turns_everything_but_the_mirror_down(rng):
   assert moved[1] > 0.01
 
 
+def test_no_strength_takes_more_than_the_greatest_share_of_the_area():
+  ramp = (jnp.arange(32) + 0.5) / 32
+  images = jnp.broadcast_to(ramp[None, None, :, None], (200, 32, 32, 1))
+
+  @jax.jit
+  def shares(strength):
+    boxes = lib.augment(
+      images,
+      jax.random.key(0),
+      resized_crop=32,
+      scale=(0.3, 0.7),
+      ratio=(1.0, 1.0),
+      strength=strength,
+    )
+    return ((boxes[:, 16, 23, 0] - boxes[:, 16, 8, 0]) / 15 * 32) ** 2
+
+  for strength, least in ((1.0, 0.3), (0.75, 0.475), (0.25, 0.7)):
+    found = shares(strength)
+    np.testing.assert_allclose(found.max(), 0.7, atol=0.02)
+    np.testing.assert_allclose(found.min(), least, atol=0.02)
+
+
+def test_each_stage_begins_at_its_first_step():
+  for total, stages in ((60, 20), (700, 7), (1234, 31), (98_000, 25)):
+    steps = [-(-total * k // stages) for k in range(1, stages)]
+    fun = jax.jit(
+      lambda s, t=total, n=stages: lib.fading(s, t, stages=n, final=0)
+    )
+    firsts, lasts = fun(np.array(steps)), fun(np.array(steps) - 1)
+    expected = 1 - np.arange(stages) / stages
+    np.testing.assert_allclose(firsts, expected[1:], atol=1e-6)
+    np.testing.assert_allclose(lasts, expected[:-1], atol=1e-6)
+
+
 def test_an_augmentation_fades_in_equal_stages():
   fun = jax.jit(lambda s: lib.fading(s, 1000, stages=20, final=0.0))
   for step, strength in ((0, 1.0), (49, 1.0), (50, 0.95), (999, 0.05)):

@@ -291,6 +291,13 @@ CASES |= {
 }
 CASES |= {name: mistaken(**kw) for name, kw in MISTAKES.items()}
 CASES |= {
+  f'clipped at {clip}, {view_pairs}': of(
+    variant='supcon_infonce', numerator_clip=clip, view_pairs=view_pairs
+  )
+  for clip in (0.3, 1.0)
+  for view_pairs in ('all', 'one')
+}
+CASES |= {
   f'alike, {variant}, {view_pairs}': alike(variant, view_pairs)
   for variant in ('supcon_infonce', 'thanos')
   for view_pairs in ('all', 'one')
@@ -344,6 +351,31 @@ def test_weights_multiply_their_parts(found, params, batch):
   np.testing.assert_allclose(found['weights'][0], expected, rtol=2e-6)
   expected = parts['cross_entropy'] + 0.25 * parts['infonce']
   np.testing.assert_allclose(found['infonce alone'][0], expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize('view_pairs', ['all', 'one'])
+@pytest.mark.parametrize('clip', [0.3, 1.0])
+def test_a_clipped_numerator_is_that_of_infonce_too(
+  found, params, batch, clip, view_pairs
+):
+  views = np.asarray(batch['views'], np.float64).reshape(8, 2, -1)
+  first, second = (
+    z / np.linalg.norm(z, axis=1, keepdims=True)
+    for z in (views[:, v] @ params['in'] for v in (0, 1))
+  )
+  if view_pairs == 'one':
+    s = second @ first.T / 0.5
+    own = np.diagonal(s)
+    log_sums = np.log(np.exp(s).sum(axis=1))
+  else:
+    rows = np.concatenate([first, second])
+    s = rows @ rows.T / 0.5
+    own = s[np.arange(16), (np.arange(16) + 8) % 16]
+    log_sums = np.log((np.exp(s) * (1 - np.eye(16))).sum(axis=1))
+  assert (own > clip).any()
+  expected = np.mean(log_sums - np.minimum(own, clip))
+  _, _, _, metrics = found[f'clipped at {clip}, {view_pairs}']
+  np.testing.assert_allclose(metrics['infonce'], expected, rtol=2e-6)
 
 
 def test_one_alpha_is_the_spread_loss(found):

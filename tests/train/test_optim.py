@@ -39,7 +39,17 @@ def test_sgd_takes_minus_rate_times_gradient():
   np.testing.assert_allclose(updates['w'], -0.3, rtol=1e-6)
 
 
-def test_weight_decay_touches_kernels_only():
+def test_lars_has_the_momentum_that_the_config_says():
+  """Both steps are lr * trust = 1e-3 of the weight, and momentum adds one."""
+  params = {'w': np.ones((1, 1), np.float32)}
+  config = _config(name='lars', lr=1.0, schedule='constant')
+  for momentum in (0.0, 0.5):
+    config.momentum = momentum
+    updates = _update(config, params, params, steps=2)
+    np.testing.assert_allclose(updates['w'], -1e-3 * (1 + momentum), rtol=1e-5)
+
+
+def test_weight_decay_touches_no_biases():
   params = {'w': np.ones((2, 2), np.float32), 'b': np.ones(2, np.float32)}
   grads = {'w': np.zeros((2, 2), np.float32), 'b': np.zeros(2, np.float32)}
   for name in ('sgd', 'adamw'):
@@ -113,7 +123,12 @@ def test_warmup_rises_in_equal_steps_and_wastes_none(schedule):
     ({'warmup': 1.0}, 'warmup'),
     ({'weight_decay': -1.0}, 'weight_decay'),
     ({'grad_clip_norm': -1.0}, 'grad_clip_norm'),
-    ({'kw': {'beta': 0.9}}, 'momentum'),
+    ({'kw': {'beta': 0.9}}, 'accumulator_dtype'),
+    ({'kw': {'momentum': 0.9}}, 'set optim.momentum'),
+    ({'name': 'lion', 'kw': {'weight_decay': 0.1}}, 'set optim.weight_decay'),
+    ({'name': 'lars', 'kw': {'weight_decay_mask': True}}, 'two or more axes'),
+    ({'name': 'adam', 'momentum': 0.9}, 'optax.adam has none'),
+    ({'name': 'lion', 'nesterov': True}, 'optax.lion has none'),
   ],
 )
 def test_a_wrong_field_is_named_in_one_line(changes, word):
