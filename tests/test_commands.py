@@ -52,6 +52,7 @@ OTHERS = {
 # With what a benchmark is done in seconds.
 BENCHMARKS = {
   'auto_attack': '--examples=2 --repeats=1 --channels=2 --batch_size=2',
+  'coverage': '--only=partial --draws=20',
   'contrastive': '--num=64 --dim=8 --rounds=1',
   'corruptions': '--images=2 --peer_images=1 --rounds=1 --only=fog',
   'multicut': '--nodes=50 --instances=1 --largest=50 --rows=100',

@@ -2,7 +2,8 @@
 
 Every accuracy here is made of counts: correct out of a total. Intervals follow
 from them by Wilson's score method, which keeps to [0, 1] and stays honest near
-its ends, where a normal approximation around the estimate does not. A mean over
+its ends, where a normal approximation around the estimate does not; the worst
+of several groups has Clopper and Pearson's. A mean over
 examples of what lies within bounds has the same with an effective number of
 examples; what is no such mean has DeLong's interval (a ROC area) or a
 bootstrap's.
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+import scipy.special
 
 CONFIDENCE = 0.95
 
@@ -55,10 +57,7 @@ def wilson_interval(
     Wilson, Probable inference, the law of succession, and statistical
     inference, JASA 22, 1927.
   """
-  correct = np.asarray(correct, np.float64)
-  total = np.asarray(total, np.float64)
-  if np.any(total < 1) or np.any(correct < 0) or np.any(correct > total):
-    raise ValueError(f'{correct} correct of {total} is not a proportion')
+  correct, total = _counts(correct, total)
   z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
   share = correct / total
   centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
@@ -68,6 +67,46 @@ def wilson_interval(
   low = np.where(correct == 0, 0.0, np.maximum(centre - half, 0.0))
   high = np.where(correct == total, 1.0, np.minimum(centre + half, 1.0))
   return low, high
+
+
+def clopper_pearson_interval(
+  correct: ArrayLike, total: ArrayLike, *, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+  """Exact binomial interval of a proportion: it holds at least as often.
+
+  The interval holds every p for which neither so few successes nor so many
+  have a probability below ``(1 - confidence) / 2``. Where the confidence is
+  near 1, as for one of many groups, Wilson's is too short next to 0 and 1.
+
+  Args:
+    correct: Number of successes, any shape.
+    total: Number of trials n, at least 1, same shape.
+    confidence: Coverage, in (0, 1).
+
+  Returns:
+    ``(low, high)`` in [0, 1], float64, each of the shape of ``correct``.
+
+  Raises:
+    ValueError: No trials, or more successes than trials.
+
+  Example:
+    >>> low, high = clopper_pearson_interval(8, 10)
+    >>> print(f'{low:.4f} {high:.4f}')
+    0.4439 0.9748
+
+  References:
+    Clopper and Pearson, The use of confidence or fiducial limits illustrated
+    in the case of the binomial, Biometrika 26, 1934.
+  """
+  correct, total = _counts(correct, total)
+  tail = (1 - confidence) / 2
+  # Of 0 successes the lower end is 0, and of n the upper end is 1.
+  quantile = lambda a, b, p: scipy.special.betaincinv(
+    np.maximum(a, 1), np.maximum(b, 1), p
+  )
+  low = quantile(correct, total - correct + 1, tail)
+  high = quantile(correct + 1, total - correct, 1 - tail)
+  return np.where(correct > 0, low, 0.0), np.where(correct < total, high, 1.0)
 
 
 def simultaneous_intervals(
@@ -81,10 +120,11 @@ def simultaneous_intervals(
     confidence: Probability that all K intervals hold.
 
   Returns:
-    ``(low [K], high [K])``: Wilson intervals at confidence
-    ``1 - (1 - confidence) / K``.
+    ``(low [K], high [K])``: Clopper-Pearson intervals at confidence
+    ``1 - (1 - confidence) / K``, where Wilson's is too short: with ten groups
+    of 30 at an accuracy of 99% it held all in 69% of draws.
   """
-  return wilson_interval(
+  return clopper_pearson_interval(
     correct, total, confidence=1 - (1 - confidence) / np.size(correct)
   )
 
@@ -164,7 +204,7 @@ def minimum(correct: ArrayLike, total: ArrayLike, protocol: str) -> Measurement:
     float(np.min(high)),
     _sentence(
       f'{protocol}; minimum over {correct.size}, n={int(np.min(total))} or '
-      'more in each, 95% simultaneous (Bonferroni) Wilson interval'
+      'more in each, 95% simultaneous (Bonferroni) Clopper-Pearson interval'
     ),
   )
 
@@ -435,6 +475,15 @@ def bootstrap(
       f' standard error over {resamples} bootstrap resamples'
     ),
   )
+
+
+def _counts(correct, total):
+  """Both as float64, or ValueError."""
+  correct = np.asarray(correct, np.float64)
+  total = np.asarray(total, np.float64)
+  if not (np.all(total >= 1) and np.all((correct >= 0) & (correct <= total))):
+    raise ValueError(f'{correct} correct of {total} is not a proportion')
+  return correct, total
 
 
 def _placements(points, others):

@@ -86,8 +86,8 @@ def evaluate(
       *values,
       'Test concepts in the worst mix within total variation '
       f'{total_variation:g} of the training mix, exact; n={int(total.sum())} '
-      f'in {len(total)} concepts, 95% simultaneous (Bonferroni) Wilson '
-      'interval.',
+      f'in {len(total)} concepts, 95% simultaneous (Bonferroni) '
+      'Clopper-Pearson interval.',
     ),
   )
 

@@ -131,10 +131,12 @@ def associate(
 
   Intervals are percentiles of a bootstrap over models; draws in which a
   statistic is not defined (all x equal) are left out, and where these are more
-  than half there is no interval. That of the held-out R^2 draws models to
-  judge by, with what was predicted of each held fixed. p-values count, among
-  random pairings of x with y, those at least as strong, the given one included;
-  for the partial ones what is left of x is paired anew with what is left of y.
+  than half there is no interval. That of r_squared is the square of Pearson's,
+  so that it holds 0 where that does; for the held-out R^2 the lines are fitted
+  anew in each draw, with all copies of a model left out at once. p-values
+  count, among random pairings of x with y, those at least as strong, the given
+  one included; for the partial ones what is left of x is paired anew with what
+  is left of y, and the line in the control is taken off it once more.
 
   Models of one recipe, trained with other seeds, are not independent:
   ``clusters`` names the recipe of each. Then the bootstrap draws recipes with
@@ -165,8 +167,10 @@ def associate(
     0.667 0.8
 
   References:
-    The permutation of residuals is that of Kennedy, Randomization Tests in
-    Econometrics, Journal of Business and Economic Statistics 13, 1995.
+    The permutation of residuals is that of Freedman and Lane, A Nonstochastic
+    Interpretation of Reported Significance Levels, Journal of Business and
+    Economic Statistics 1, 1983. Without the second fit (Kennedy, 1995) null
+    p-values are too small over few models: 16% below 0.05 over five.
   """
   x, y = _numbers('x', x), _numbers('y', y)
   z = None if control is None else _numbers('control', control)
@@ -190,10 +194,11 @@ def associate(
   whole = statistics(x, y, z, ids, np.ones((1, len(x))))
   redrawn = statistics(x, y, z, ids, drawn[:, ids].astype(np.float64))
   p_values = _p_values(x, y, z, ids, permutations, rng)
-  return {
+  found = {
     name: _estimate(whole[name][0], redrawn[name], p_values.get(name))
     for name in STATISTICS
   }
+  return found | {'r_squared': _squared(found['pearson'])}
 
 
 def statistics(
@@ -224,11 +229,7 @@ def statistics(
     'spearman': _correlation(ranks(x), ranks(y), weights),
     'kendall': _kendall(x, y, weights),
     'r_squared': r**2,
-    'held_out_r_squared': _explained(
-      _held_out_errors(x[:, None], y, ids), y, weights
-    )
-    if np.any(x)
-    else np.full(len(weights), np.nan),
+    'held_out_r_squared': _held_out_line(x, y, ids, weights),
     'partial_pearson': np.full(len(weights), np.nan),
     'partial_spearman': np.full(len(weights), np.nan),
   }
@@ -339,16 +340,15 @@ def combine(
     )
   if num_clusters < len(columns) + 3:
     return Estimate()
-  y = _standard(y)
-  errors = _held_out_errors(np.stack(columns, axis=1), y, ids)
+  y, features = _standard(y), np.stack(columns, axis=1)
   rng = np.random.default_rng(seed)
   drawn = rng.multinomial(
     num_clusters, np.full(num_clusters, 1 / num_clusters), size=resamples
   )
-  whole, redrawn = np.ones((1, len(y))), drawn[:, ids].astype(np.float64)
-  return _estimate(
-    _explained(errors, y, whole)[0], _explained(errors, y, redrawn), None
-  )
+  samples = np.concatenate([np.ones((1, len(y))), drawn[:, ids]])
+  errors = np.stack([_held_out_errors(features, y, ids, w) for w in samples])
+  whole, *redrawn = _explained(errors, y, samples)
+  return _estimate(whole, np.array(redrawn), None)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -383,6 +383,17 @@ def _estimate(value, redrawn, p_value):
   if len(redrawn) and 2 * len(defined) >= len(redrawn):
     low, high = (float(q) for q in np.quantile(defined, (0.025, 0.975)))
   return Estimate(float(value), low, high, p_value)
+
+
+def _squared(r):
+  """The estimate of a correlation's square."""
+  if r.value is None:
+    return Estimate()
+  if r.low is None:
+    return Estimate(r.value**2)
+  ends = sorted((r.low**2, r.high**2))
+  low = 0.0 if r.low < 0 < r.high else ends[0]
+  return Estimate(r.value**2, low, ends[1])
 
 
 def _rows(v, weights):
@@ -446,26 +457,65 @@ def _standard(v):
   return np.zeros_like(v) if constant else (v - np.mean(v)) / spread
 
 
-def _held_out_errors(features, y, ids):
+def _held_out_errors(features, y, ids, weights):
   """Of each model the error of a fit to the models of other recipes, ``[M]``.
 
   Args:
     features: Columns, ``[M, P]``.
     y: Target, ``[M]``.
     ids: Recipe of each model.
+    weights: How often each model occurs; the error of one that does not is 0.
   """
-  errors = np.empty(len(y))
-  for one in range(ids.max() + 1):
-    rest, held = ids != one, ids == one
-    mean, spread = features[rest].mean(axis=0), features[rest].std(axis=0)
+  errors = np.zeros(len(y))
+  for one in np.unique(ids[weights > 0]):
+    rest, held = (ids != one) & (weights > 0), ids == one
+    share = weights[rest] / weights[rest].sum()
+    mean = share @ features[rest]
+    spread = np.sqrt(share @ (features[rest] - mean) ** 2)
     varies = spread > _TINY * np.abs(features[rest]).max(axis=0)
     scores = np.where(
       varies, (features - mean) / np.where(varies, spread, 1), 0
     )
-    centre = y[rest].mean()
-    slopes = np.linalg.lstsq(scores[rest], y[rest] - centre, rcond=1e-9)[0]
+    centre, root = share @ y[rest], np.sqrt(weights[rest])
+    left, right = root[:, None] * scores[rest], root * (y[rest] - centre)
+    slopes = np.linalg.lstsq(left, right, rcond=1e-9)[0]
     errors[held] = y[held] - centre - scores[held] @ slopes
   return errors
+
+
+def _held_out_line(x, y, ids, weights):
+  """R^2 of lines fitted to the models of other recipes, in each sample.
+
+  The line of a recipe follows from the sums over all models less its own.
+
+  Args:
+    x: Indicator, standardised, ``[M]``.
+    y: Target, standardised, ``[M]``.
+    ids: Recipe of each model, ``[M]`` in [0, G).
+    weights: How often each model occurs, ``[R, M]``.
+
+  Returns:
+    ``[R]``, NaN where x or y is constant.
+  """
+  member = np.eye(ids.max() + 1)[ids]  # [M, G]
+  columns = np.ones_like(x), x, y, x * x, x * y
+  own = [(weights * column) @ member for column in columns]  # Each [R, G].
+  n, sx, sy, sxx, sxy = (s.sum(axis=1, keepdims=True) - s for s in own)
+  total = np.where(n > 0, n, 1)
+  mean_x, mean_y = sx / total, sy / total
+  spread = sxx / total - mean_x**2
+  # Of a constant x nothing is told, and the mean is predicted.
+  varies = spread > _TINY
+  slope = np.where(
+    varies,
+    (sxy / total - mean_x * mean_y) / np.where(varies, spread, 1),
+    0,
+  )
+  predicted = mean_y[:, ids] + slope[:, ids] * (x - mean_x[:, ids])
+  found = _explained(y - predicted, y, weights)
+  constant = _centred(_rows(x, weights), weights) ** 2
+  there = np.sum(weights * constant, axis=1) > _TINY * np.sum(weights, axis=1)
+  return np.where(there, found, np.nan)
 
 
 def _explained(errors, y, weights):
@@ -490,7 +540,7 @@ def _p_values(x, y, z, ids, permutations, rng):
   for name, (a, b, c) in (('pearson', (x, y, z)), ('spearman', ranked)):
     found[name] = _permuted(_unit(a), _unit(b), order)
     if c is not None:
-      found[f'partial_{name}'] = _permuted(_left(a, c), _left(b, c), order)
+      found[f'partial_{name}'] = _permuted_partial(a, b, c, order)
   found['kendall'] = _permuted_kendall(x, y, order)
   return found
 
@@ -500,6 +550,22 @@ def _permuted(a, b, order):
   if a is None or b is None:
     return None
   return _share(a[order] @ b, a @ b)
+
+
+def _permuted_partial(a, b, c, order):
+  """The same for what is left of both when a line in c is taken off.
+
+  What is left of a and then permuted has a line in c again, which is taken
+  off before it is compared (Freedman and Lane).
+  """
+  a, b, c = _left(a, c), _left(b, c), _unit(c)
+  if a is None or b is None or c is None:
+    return _permuted(a, b, order)
+  shuffled = a[order]
+  shuffled = shuffled - (shuffled @ c)[:, None] * c
+  lengths = np.linalg.norm(shuffled, axis=1)
+  products = shuffled @ b / np.where(lengths > 3e-5, lengths, np.inf)
+  return _share(products, a @ b)
 
 
 def _permuted_kendall(x, y, order):

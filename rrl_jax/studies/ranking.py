@@ -22,7 +22,8 @@ class Agreement(NamedTuple):
       ``(better before, better now)``.
     moved: The method whose mean moved most.
     change: By how much, second condition minus first.
-    change_half_width: Half of the 95% Student interval of that, over seeds.
+    change_half_width: Half of the 95% Student interval of that, over seeds;
+      NaN or infinite with one seed.
   """
 
   tau: float
@@ -64,11 +65,21 @@ def to_markdown(
   ]
   for metric, each in found.items():
     swapped = ', '.join(f'{a} over {b}' for a, b in each.swapped) or 'none'
+    reach = ''
+    if np.isfinite(each.change_half_width):
+      reach = f' ± {each.change_half_width:.1%}'
     lines.append(
       f'| {metric} | {each.tau:.2f} | {each.num_apart} of {each.num_pairs} |'
-      f' {swapped} | {each.moved}: {each.change:+.1%} ±'
-      f' {each.change_half_width:.1%} |'
+      f' {swapped} | {each.moved}: {each.change:+.1%}{reach} |'
     )
+  if num_seeds == 1:
+    return '\n'.join([
+      *lines,
+      '',
+      f"Kendall's tau-b of one seed: no difference has an interval, so that"
+      f' nothing is apart. Moved: {second} minus {first}.',
+      '',
+    ])  # fmt: skip
   lines += [
     '',
     f"Kendall's tau-b of the means over {num_seeds} seeds. Apart: the paired"
@@ -96,7 +107,7 @@ def _agreement(first, second):
   apart, swapped = 0, []
   for a, b in pairs:
     difference, half_width = table_lib.mean_interval(first[a] - first[b])
-    if abs(difference) <= half_width:
+    if not abs(difference) > half_width:  # Of one seed there is no width.
       continue
     apart += 1
     now = np.mean(second[a] - second[b])

@@ -54,11 +54,25 @@ def test_minimum_covers_the_true_minimum(rng):
   assert naive / trials < 0.9
 
 
-def test_minimum_lies_within_its_interval_and_of_one_is_wilson():
+def test_an_exact_interval_is_where_the_tails_have_their_probability():
+  n, alpha = 17, 0.05
+  for correct in range(n + 1):
+    low, high = lib.clopper_pearson_interval(correct, n)
+    if correct:
+      at_least = 1 - stats.binom.cdf(correct - 1, n, low)
+      np.testing.assert_allclose(at_least, alpha / 2, rtol=1e-9)
+    if correct < n:
+      at_most = stats.binom.cdf(correct, n, high)
+      np.testing.assert_allclose(at_most, alpha / 2, rtol=1e-9)
+  assert lib.clopper_pearson_interval(0, n)[0] == 0
+  assert lib.clopper_pearson_interval(n, n)[1] == 1
+
+
+def test_minimum_lies_within_its_interval_and_of_one_is_exact():
   found = lib.minimum([8, 3, 60], [10, 12, 60], 'x')
   assert found.value == 3 / 12
   assert found.low <= found.value <= found.high
-  low, high = lib.wilson_interval(8, 10)
+  low, high = lib.clopper_pearson_interval(8, 10)
   assert lib.minimum([8], [10], 'x')[:3] == (0.8, low, high)
 
 

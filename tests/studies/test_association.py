@@ -84,21 +84,34 @@ def test_the_held_out_r_squared_predicts_what_was_left_out(rng, size):
   assert expected < value(found, 'r_squared')
 
 
-def test_the_interval_of_the_held_out_r_squared_holds_predictions_fixed(rng):
+def test_the_interval_of_the_held_out_r_squared_fits_anew_in_each_draw(rng):
   x, y, _ = pool(rng, 30)
   found = association.associate(x, y, resamples=2000, permutations=0)
-  error = np.empty(30)
-  for i in range(30):
-    slope, bias = np.polyfit(np.delete(x, i), np.delete(y, i), 1)
-    error[i] = y[i] - bias - slope * x[i]
-  draws = rng.integers(0, 30, (2000, 30))
-  redrawn = 1 - np.sum(error[draws] ** 2, axis=1) / np.sum(
-    (y[draws] - y[draws].mean(axis=1, keepdims=True)) ** 2, axis=1
-  )
+  redrawn = []
+  for _ in range(300):
+    draw = rng.integers(0, 30, 30)
+    redrawn.append(held_out(x[draw], y[draw], draw))
   each = found['held_out_r_squared']
   expected = np.quantile(redrawn, (0.025, 0.975))
-  np.testing.assert_allclose(each[1:3], expected, atol=0.06)
-  assert each.low < each.value < each.high
+  np.testing.assert_allclose(each[1:3], expected, atol=0.12)
+  together = association.combine({'x': x}, y, resamples=300)
+  np.testing.assert_allclose(together[1:3], each[1:3], atol=0.12)
+
+
+def test_the_square_of_a_correlation_has_the_square_of_its_interval(rng):
+  for slope in (0.0, 1.5, -1.5):
+    x, noise = rng.normal(size=(2, 34))
+    found = association.associate(
+      x, slope * x + noise, resamples=400, permutations=0
+    )
+    r, square = found['pearson'], found['r_squared']
+    np.testing.assert_allclose(square.value, r.value**2)
+    if slope:
+      low, high = sorted((r.low**2, r.high**2))
+    else:
+      low, high = 0.0, max(r.low**2, r.high**2)
+    np.testing.assert_allclose(square[1:3], (low, high))
+    assert square.p_value is None
 
 
 def test_a_weight_counts_a_model_so_often(rng):

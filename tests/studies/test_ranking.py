@@ -45,6 +45,15 @@ def test_only_a_swap_of_what_was_apart_is_named():
   assert compare(swapped).tau < 0
 
 
+def test_of_one_seed_nothing_is_apart():
+  one = {name: runs[:1] for name, runs in FIRST.items()}
+  found = ranking.compare(one, one, (METRIC,))[METRIC]
+  assert (found.num_apart, found.swapped) == (0, [])
+  text = ranking.to_markdown({METRIC: found}, 'float32', 'bfloat16', 1)
+  assert 'nan' not in text
+  assert 'one seed' in text
+
+
 def test_what_moved_most_is_paired_by_seed():
   second = FIRST | {'middle': rows(0.70, 0.73, 0.70)}
   found = compare(second)
