@@ -24,6 +24,7 @@ from rrl_jax.attacks._surrogates import (
   expectation_over_transformation,
   feature_shift_objective,
   kl_objective,
+  logit_scale,
   targeted_objective,
   untargeted_objective,
 )
@@ -46,6 +47,7 @@ __all__ = (
   'growing_projected_sinkhorn',
   'interacting_particles',
   'kl_objective',
+  'logit_scale',
   'pgd',
   'project',
   'projected_sinkhorn',

@@ -154,6 +154,7 @@ def apgd(
     targets,
     epsilon=epsilon,
     norm=norm,
+    bounds=bounds,
     example_ids=example_ids,
   )
   inputs = rows.inputs

@@ -284,6 +284,7 @@ class _Evaluation:
     self.inputs = _host_inputs(inputs, self.box)
     count = len(self.inputs)
     self.labels = _host_classes(labels, count, 'labels').astype(np.int32)
+    _checks.radius(epsilon, self.inputs, self.box, norm)
     self.epsilon = _host_epsilon(epsilon, self.inputs)
     if example_ids is None:
       example_ids = np.arange(count)
@@ -889,13 +890,6 @@ def _host_epsilon(epsilon, inputs):
   """The radius of each example, rounded down to the dtype of the work."""
   exact = np.asarray(epsilon)
   exact = exact.astype(np.promote_types(exact.dtype, np.float32))
-  if exact.shape not in ((), (len(inputs),)):
-    raise ValueError(
-      f'epsilon must be a scalar or have shape ({len(inputs)},), '
-      f'got {exact.shape}'
-    )
-  if not (exact >= 0).all():
-    raise ValueError(f'epsilon must be non-negative, got {exact.min()}')
   dtype = np.dtype(jnp.promote_types(inputs.dtype, jnp.float32))
   rounded = exact.astype(dtype)
   high = rounded.astype(np.float64) > exact

@@ -27,20 +27,58 @@ def norm(name: Any) -> None:
 
 
 def scalar(name: str, value: Any, *, positive: bool) -> None:
-  """Raises ValueError if a Python or NumPy number is out of range.
+  """Raises ValueError if a number, or one of an array, is out of range.
 
-  Arrays of JAX pass: a traced value has nothing to compare.
+  Traced values pass: they have nothing to compare.
 
   Args:
     name: What the message calls ``value``.
-    value: The number.
+    value: The number or numbers; None passes.
     positive: Whether zero is refused too.
   """
-  if not isinstance(value, int | float | np.number):
+  numbers = concrete(value)
+  if value is None or numbers is None:
     return
-  if not (value > 0 if positive else value >= 0):  # NaN fails as well.
+  right = numbers > 0 if positive else numbers >= 0  # NaN fails as well.
+  if not np.all(right):
     word = 'positive' if positive else 'non-negative'
-    raise ValueError(f'{name} must be {word}, got {value}')
+    worst = numbers[~right].ravel()[0]
+    raise ValueError(f'{name} must be {word}, got {worst:.6g}')
+
+
+def concrete(value: Any) -> np.ndarray | None:
+  """The numbers of a value that has some, float64 or wider; None if traced."""
+  if isinstance(value, jax.core.Tracer):
+    return None
+  return np.asarray(value, np.float64)
+
+
+def radius(
+  value: ArrayLike, inputs: jax.Array, box: tuple[float, float], norm: str
+) -> None:
+  """Raises ValueError unless ``epsilon`` is a radius of balls around inputs.
+
+  Args:
+    value: A scalar or one an example, non-negative.
+    inputs: Clean examples, ``[B, ...]``.
+    box: Least and greatest value of a coordinate.
+    norm: Of the ball.
+  """
+  scalar('epsilon', value, positive=False)
+  shape = jnp.shape(value)
+  if shape not in ((), inputs.shape[:1]):
+    raise ValueError(
+      f'epsilon must be a scalar or have shape {inputs.shape[:1]}, got {shape}'
+    )
+  numbers = concrete(value)
+  power = {'linf': 0, 'l2': 0.5, 'l1': 1}[norm]
+  widest = (box[1] - box[0]) * float(np.prod(inputs.shape[1:])) ** power
+  if numbers is not None and np.any(numbers > widest * (1 + 1e-6)):
+    raise ValueError(
+      f'epsilon={numbers.max():.6g} is larger than the whole range of the'
+      f' inputs, {widest:.6g} in {norm}; it is in units of the inputs, as'
+      ' 8 / 255 of images in [0, 1]'
+    )
 
 
 def count(name: str, value: Any, least: int) -> None:
@@ -51,8 +89,17 @@ def count(name: str, value: Any, least: int) -> None:
     raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
-def bounds(value: Any) -> tuple[float, float]:
-  """Returns the bounds as two floats in order; None is the whole line."""
+def bounds(value: Any, inputs: jax.Array | None = None) -> tuple[float, float]:
+  """Returns the bounds as two floats in order; None is the whole line.
+
+  Args:
+    value: What the caller gave.
+    inputs: Examples that must lie within them; those that are traced pass.
+
+  Raises:
+    ValueError: The bounds are not two numbers in order, or the inputs, unless
+      they are traced, are not within them but for rounding.
+  """
   if value is None:
     return -np.inf, np.inf
   try:
@@ -63,7 +110,27 @@ def bounds(value: Any) -> tuple[float, float]:
     ) from None
   if not low < high:
     raise ValueError(f'bounds must be in order, got ({low}, {high})')
+  if inputs is not None and _is_here(inputs):
+    _check_within(inputs, low, high)
   return low, high
+
+
+def _is_here(x):
+  """Whether the numbers of an array are known to this process."""
+  return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
+
+
+def _check_within(inputs, low, high):
+  if not inputs.size:
+    return
+  least, most = float(jnp.min(inputs)), float(jnp.max(inputs))
+  slack = 4 * float(jnp.finfo(inputs.dtype).eps) * max(abs(least), abs(most))
+  if not (low - slack <= least and most <= high + slack):  # NaN fails as well.
+    raise ValueError(
+      f'inputs must lie within the bounds ({low:g}, {high:g}), got values from'
+      f' {least:.9g} to {most:.9g}; a network normalises inside, and other'
+      ' bounds are given by bounds='
+    )
 
 
 def losses(values: jax.Array, batch_size: int) -> jax.Array:

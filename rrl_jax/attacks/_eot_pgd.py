@@ -87,10 +87,10 @@ def eot_pgd(
   """
   inputs = jax.lax.stop_gradient(_checks.inputs(inputs))
   _checks.norm(norm)
-  _checks.scalar('epsilon', epsilon, positive=False)
   _checks.scalar('step_size', step_size, positive=False)
   _checks.count('num_steps', num_steps, 0)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
+  _checks.radius(epsilon, inputs, box, norm)
   epsilon, step_size = map(_ascent.constant, (epsilon, step_size))
   start_key, draw_key = jax.random.split(key)
   expected = _surrogates.expectation_over_transformation(

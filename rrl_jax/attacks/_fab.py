@@ -138,6 +138,7 @@ def fab(
     targets,
     epsilon=epsilon,
     norm=norm,
+    bounds=bounds,
     example_ids=example_ids,
   )
   inputs = rows.inputs

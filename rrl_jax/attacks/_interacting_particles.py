@@ -121,12 +121,12 @@ def interacting_particles(
     raise ValueError(
       f'method must be one of {", ".join(INTERACTIONS)}, got {method!r}'
     )
-  _checks.scalar('epsilon', epsilon, positive=False)
   _checks.scalar('step_size', step_size, positive=False)
   _checks.scalar('bandwidth', bandwidth, positive=True)
   _checks.count('num_steps', num_steps, 0)
   _checks.count('num_restarts', num_restarts, 1)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
+  _checks.radius(epsilon, inputs, box, norm)
   if init is not None:
     init = jax.lax.stop_gradient(_checks.inputs(init, 'init'))
     if init.shape != inputs.shape:

@@ -42,6 +42,10 @@ def pgd(
   example's result does not depend on its batch. The result is under
   stop_gradient, and what ``loss_fn`` closes over is held constant.
 
+  A loss whose gradient is zero in floating point is not raised: cross-entropy
+  of very large logits looks robust and is not. Of logits that are not known to
+  be moderate attack ``untargeted_objective(..., scale=logit_scale(logits))``.
+
   Args:
     loss_fn: Maps points ``[B, ...]`` of the dtype of ``inputs`` to one loss
       an example, ``[B]``.
@@ -97,12 +101,12 @@ def pgd(
   """
   inputs = jax.lax.stop_gradient(_checks.inputs(inputs))
   _checks.norm(norm)
-  _checks.scalar('epsilon', epsilon, positive=False)
   _checks.scalar('step_size', step_size, positive=False)
   _checks.count('num_steps', num_steps, 0)
   _checks.count('num_restarts', num_restarts, 1)
   _checks.scalar('momentum', momentum, positive=False)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
+  _checks.radius(epsilon, inputs, box, norm)
   if random_start and key is None:
     raise ValueError('random_start needs a key')
   if num_restarts > 1 and not random_start:

@@ -146,12 +146,13 @@ def prepare(
   *,
   epsilon: ArrayLike,
   norm: str,
+  bounds: tuple[float, float] | None,
   example_ids: ArrayLike | None,
 ) -> tuple[Callable, Rows]:
   """Checks what all these attacks take; returns frozen model and rows."""
   inputs = jax.lax.stop_gradient(_checks.inputs(inputs))
   _checks.norm(norm)
-  _checks.scalar('epsilon', epsilon, positive=False)
+  _checks.radius(epsilon, inputs, _checks.bounds(bounds, inputs), norm)
   batch_size = inputs.shape[0]
   labels = classes(labels, batch_size, 'labels')
   if targets is not None:

@@ -213,7 +213,8 @@ def prepare(
   _checks.count('window', window, 1)
   if window % 2 == 0:
     raise ValueError(f'window must be odd, got {window}')
-  box = (0.0, float('inf')) if bounds is None else _checks.bounds(bounds)
+  bounds = (0.0, float('inf')) if bounds is None else bounds
+  box = _checks.bounds(bounds, inputs)
   if box[0] != 0:
     raise ValueError(
       f'bounds must start at 0, as a pixel is its mass, got {bounds}'

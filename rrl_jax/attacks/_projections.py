@@ -66,7 +66,7 @@ def project(
     )
   _checks.norm(norm)
   _checks.scalar('epsilon', epsilon, positive=False)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
   centre = widen(inputs)
   delta = points.astype(centre.dtype) - centre
   radius = radius_within(epsilon, inputs, norm)

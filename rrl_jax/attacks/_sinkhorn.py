@@ -116,7 +116,7 @@ def sinkhorn(
   _checks.scalar('threshold', threshold, positive=True)
   if not 0 < tau <= 1:
     raise ValueError(f'tau must lie in (0, 1], got {tau}')
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
   batch_size = inputs.shape[0]
   if labels is not None:
     labels = jnp.asarray(labels)

@@ -140,6 +140,7 @@ def square(
     None,
     epsilon=epsilon,
     norm=norm,
+    bounds=bounds,
     example_ids=example_ids,
   )
   inputs = rows.inputs

@@ -116,13 +116,13 @@ def udr(
   """
   inputs = jax.lax.stop_gradient(_checks.inputs(inputs))
   _checks.norm(norm)
-  _checks.scalar('epsilon', epsilon, positive=False)
   _checks.scalar('multiplier', multiplier, positive=False)
   _checks.scalar('step_size', step_size, positive=False)
   _checks.scalar('tau', tau, positive=True)
   _checks.count('num_steps', num_steps, 0)
   _checks.count('num_restarts', num_restarts, 1)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
+  _checks.radius(epsilon, inputs, box, norm)
   if random_start and key is None:
     raise ValueError('random_start needs a key')
   if num_restarts > 1 and not random_start:

@@ -76,7 +76,7 @@ def wrm(
   _checks.scalar('gamma', gamma, positive=True)
   _checks.scalar('step_size', step_size, positive=True)
   _checks.count('num_steps', num_steps, 0)
-  box = _checks.bounds(bounds)
+  box = _checks.bounds(bounds, inputs)
   loss_fn = _ascent.freeze(loss_fn, inputs)
   centre = _projections.widen(inputs)
   price = _projections.per_example(jax.lax.stop_gradient(gamma), centre)

@@ -103,32 +103,34 @@ class PGD:
     if classifier.apply not in self._compiled:
       self._compiled[classifier.apply] = self._right(classifier.apply)
     chosen = source.take(ids)
-    before, after = classifier.map_batches(
-      self._compiled[classifier.apply],
-      chosen.images,
-      chosen.labels,
-      ids,
-      batch_size=min(classifier.batch_size, len(ids)),
+    (before, by_entropy), (_, by_margin) = (
+      classifier.map_batches(
+        self._compiled[classifier.apply],
+        chosen.images,
+        chosen.labels,
+        ids,
+        np.full(len(ids), margin),
+        batch_size=min(classifier.batch_size, len(ids)),
+      )
+      for margin in (False, True)
     )
-    right = before & after
+    right = before & by_entropy & by_margin
     return measurement.proportion(
       right.sum(),
       right.size,
-      f'{on}; attacked end to end by {self}, cross-entropy, right before and '
-      'after the attack (clean accuracy of the same images '
-      f'{before.mean():.4f})',
+      f'{on}; attacked end to end by {self}, once on cross-entropy and once on '
+      'margin of logits divided by their spread, right before and after both '
+      f'attacks (clean accuracy of the same images {before.mean():.4f})',
     )
 
   def _right(self, apply):
-    def right(variables, images, labels, ids):
+    def right(variables, images, labels, ids, margin):
       images = augment.to_float(images)
       logits_fn = lambda x: apply(variables, x)[0]
-      adv = self.ascend(
-        lambda x: cross_entropy(logits_fn(x), labels), self.key, images, ids
-      )
-      return is_right(logits_fn(images), labels), is_right(
-        logits_fn(adv), labels
-      )
+      logits = logits_fn(images)
+      loss_fn = pgd.scale_free_loss(logits_fn, labels, logits, margin)
+      adv = self.ascend(loss_fn, self.key, images, ids)
+      return is_right(logits, labels), is_right(logits_fn(adv), labels)
 
     return right
 

@@ -1,10 +1,11 @@
 """Accuracy under projected gradient descent through the whole network."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rrl_jax import attacks
 from rrl_jax.data import augment
@@ -35,12 +36,17 @@ def evaluate(
   num_examples: int = 1000,
   num_pictures: int = 6,
 ) -> Iterator[tuple[str, Measurement | np.ndarray]]:
-  """Attacks the cross-entropy of test images, end to end.
+  """Attacks test images end to end, once by cross-entropy, once by margin.
 
   An example counts as right if the network is right on the clean image and on
-  the attacked one, so the number is never above clean accuracy. Attack and
+  both attacked ones, so the number is never above clean accuracy. Attack and
   network are those of evaluation mode, and the radius is in units of images
   in [0, 1].
+
+  Both losses are of logits divided by their spread on the clean image
+  (`attacks.logit_scale`), so that the number does not depend on a factor of
+  the logits: published PGD, on plain cross-entropy, finds next to nothing
+  where logits are so large that its gradient underflows.
 
   Args:
     encoder: What is evaluated.
@@ -57,6 +63,8 @@ def evaluate(
 
   Yields:
     ``test/pgd<num_steps>_accuracy``,
+    ``test/pgd<num_steps>_zero_gradient``: the share of the images whose margin
+    has no gradient in any pixel, which a gradient attack cannot move;
     ``test/pgd<num_steps>_zero_epsilon_agreement``: the share of one batch on
     which the same code with radius zero predicts as on clean images, which is
     1 unless the evaluation itself is broken or logits are NaN; and the
@@ -84,14 +92,25 @@ def evaluate(
   attacked = program(
     encoder, attack_key, step_size=step_size, num_steps=num_steps, norm=norm
   )
-  rows = (source.images, source.labels, chosen)
-  adv, clean_predicted, adv_predicted = encoder.map_batches(
-    attacked,
-    *rows,
-    np.full(len(chosen), epsilon, np.float32),
-    batch_size=batch_size,
+  # Radius and loss are rows of the batch: one program serves all.
+  radius = np.full(len(chosen), epsilon, np.float32)
+  by_entropy, by_margin = (
+    encoder.map_batches(
+      attacked,
+      source.images,
+      source.labels,
+      chosen,
+      radius,
+      np.full(len(chosen), margin),
+      batch_size=batch_size,
+    )
+    for margin in (False, True)
   )
+  adv, clean_predicted, adv_predicted, flat = by_entropy
   clean_right = clean_predicted == source.labels
+  missed = adv_predicted == source.labels
+  adv = np.where(missed[:, None, None, None], by_margin.images, adv)
+  adv_predicted = np.where(missed, by_margin.predicted, adv_predicted)
   right = clean_right & (adv_predicted == source.labels)
   name = f'test/pgd{num_steps}'
   yield (
@@ -101,21 +120,32 @@ def evaluate(
       right.size,
       f'test images attacked end to end by PGD, {norm} radius {epsilon:.6g} '
       f'on images in [0, 1], {num_steps} steps of {step_size:.6g}, one random '
-      'start, cross-entropy, right before and after the attack '
-      f'(clean accuracy of the same images {clean_right.mean():.4f})',
+      'start, once on cross-entropy and once on margin of logits divided by '
+      'their spread, right before and after both attacks '
+      f'(clean accuracy of the same images {clean_right.mean():.4f}; '
+      f'{_without_gradient(flat)})',
     ),
   )
-  # The radius is a row of the batch, so this runs the program compiled above.
+  yield (
+    f'{name}_zero_gradient',
+    measurement.proportion(
+      flat.sum(),
+      flat.size,
+      'test images whose margin has a gradient of zero in every pixel, so that '
+      'no attack by gradients can move them',
+    ),
+  )
   first = np.arange(batch_size)
-  _, clean, same = encoder.map_batches(
+  same = encoder.map_batches(
     attacked,
     source.take(first).images,
     source.labels[first],
     chosen[first],
     np.zeros(batch_size, np.float32),
+    np.zeros(batch_size, bool),
     batch_size=batch_size,
   )
-  agree = prediction.agree(clean, same)
+  agree = prediction.agree(same.clean, same.predicted)
   yield (
     f'{name}_zero_epsilon_agreement',
     measurement.proportion(
@@ -131,6 +161,29 @@ def evaluate(
   )
 
 
+def _without_gradient(flat):
+  """Of how many images a gradient attack could not move, in words."""
+  if not flat.any():
+    return 'all have a gradient'
+  return f'{flat.sum()} of {flat.size} have no gradient: an upper bound'
+
+
+class Attacked(NamedTuple):
+  """What an attack did to images.
+
+  Attributes:
+    images: Attacked images, ``[B, H, W, C]``.
+    clean: Predictions before, ``[B]``.
+    predicted: Predictions after, ``[B]``.
+    flat: Whether no pixel of the clean image has a gradient, ``[B]``.
+  """
+
+  images: jax.Array
+  clean: jax.Array
+  predicted: jax.Array
+  flat: jax.Array
+
+
 def program(
   encoder: Encoder,
   key: jax.Array,
@@ -138,7 +191,7 @@ def program(
   step_size: float,
   num_steps: int,
   norm: str = 'linf',
-) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+) -> Callable[..., Attacked]:
   """What `evaluate` maps over batches.
 
   Args:
@@ -149,17 +202,17 @@ def program(
     norm: linf, l2 or l1.
 
   Returns:
-    ``(variables, images [B, H, W, C], labels [B], ids [B], radius [B]) ->
-    (attacked images, predictions before, predictions after)``.
+    ``(variables, images [B, H, W, C], labels [B], ids [B], radius [B],
+    margin [B]) -> Attacked``; margin says whether an image is attacked by it.
   """
 
-  def attacked(variables, images, labels, ids, radius):
+  def attacked(variables, images, labels, ids, radius, margin):
     images = augment.to_float(images)
-
-    def loss_fn(x):
-      logits, _ = encoder.apply(variables, x)
-      return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
+    logits_fn = lambda x: encoder.apply(variables, x)[0]
+    logits = logits_fn(images)
+    loss_fn = scale_free_loss(logits_fn, labels, logits, margin)
+    gap = scale_free_loss(logits_fn, labels, logits, True)
+    slope = jax.grad(lambda x: jnp.sum(gap(x)))(images)
     adv = attacks.pgd(
       loss_fn,
       key,
@@ -170,7 +223,46 @@ def program(
       norm=norm,
       example_ids=ids,
     )
-    predict = lambda x: prediction.predicted(encoder.apply(variables, x)[0])
-    return adv, predict(images), predict(adv)
+    return Attacked(
+      adv,
+      prediction.predicted(logits),
+      prediction.predicted(logits_fn(adv)),
+      jnp.all(slope == 0, axis=(1, 2, 3)),
+    )
 
   return attacked
+
+
+def scale_free_loss(
+  logits_fn: Callable[[jax.Array], jax.Array],
+  labels: jax.Array,
+  clean_logits: jax.Array,
+  margin: jax.Array | bool,
+) -> Callable[[jax.Array], jax.Array]:
+  """Loss to raise that a factor of the logits does not change.
+
+  Args:
+    logits_fn: Maps images ``[B, H, W, C]`` to logits ``[B, K]``.
+    labels: Classes to leave, ``[B]``.
+    clean_logits: Logits of the clean images, whose spread is the unit.
+    margin: Of which images it is the margin, ``[B]`` or one for all;
+      cross-entropy of the others.
+
+  Returns:
+    Images -> loss of each, ``[B]``.
+  """
+  scale = attacks.logit_scale(clean_logits)
+  of_logits = {
+    loss: attacks.untargeted_objective(
+      lambda logits: logits, labels, loss=loss, scale=scale
+    )
+    for loss in ('ce', 'margin')
+  }
+
+  def loss_fn(x):
+    logits = logits_fn(x)
+    return jnp.where(
+      margin, of_logits['margin'](logits), of_logits['ce'](logits)
+    )
+
+  return loss_fn

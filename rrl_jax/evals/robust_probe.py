@@ -76,10 +76,11 @@ def evaluate(
             K = \max_{y,j} \|w_y - w_j\|, \quad
             R = \frac1n \sum_i \max_{x' \in B(x_i)} \|f(x') - f(x_i)\|
 
-  Two attacks measure its sides: one raises the cross-entropy, and one, which
-  sees neither probe nor label, the distance of the features. Both find less
-  than the maximum. What the second misses makes R too small, and an image on
-  which the inequality then fails counts as a violation; without violations R
+  Two attacks measure its sides: one raises the cross-entropy of logits divided
+  by their spread, which does not depend on a factor of the probe, and one,
+  which sees neither probe nor label, the distance of the features. Both find
+  less than the maximum. What the second misses makes R too small, and an image
+  on which the inequality then fails counts as a violation; without violations R
   is still no certificate. Where the encoder has bounds of its features, a
   certified R stands beside the one found: nothing exceeds it, and it is loose.
 
@@ -168,8 +169,10 @@ def evaluate(
     loss_of = lambda logits: optax.softmax_cross_entropy_with_integer_labels(
       logits, labels
     )
-    adv = ascend(lambda x: loss_of(predict(x)), loss_key, images, ids, ball)
-    logits, adv_logits = predict(images), predict(adv)
+    logits = predict(images)
+    loss_fn = pgd.scale_free_loss(predict, labels, logits, False)
+    adv = ascend(loss_fn, loss_key, images, ids, ball)
+    adv_logits = predict(adv)
     adv_predicted = prediction.predicted(adv_logits)
     return _Attacked(
       logits,
@@ -221,7 +224,8 @@ def evaluate(
   radii = {'': epsilon} | {f'/epsilon={e:g}': e for e in epsilons}
   said = {
     which: f'test images attacked end to end by {describe(radius)}, '
-    'cross-entropy, right before and after the attack'
+    'cross-entropy of logits divided by their spread, right before and after'
+    ' the attack'
     for which, radius in radii.items()
   }
   accuracies = {which: [] for which in radii}

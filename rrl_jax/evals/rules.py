@@ -33,3 +33,14 @@ def check(evaluator: str, rules: Rules, values: Mapping[str, Any]) -> None:
       right = False
     if not right:
       raise ConfigError(f'evals.{evaluator}.{name}={value!r} must be {words}')
+    if name in ('epsilon', 'epsilons') and 'norm' in rules:
+      _check_radius(evaluator, name, value, values.get('norm', 'linf'))
+
+
+def _check_radius(evaluator, name, value, norm):
+  radii = value if isinstance(value, list | tuple) else (value,)
+  if norm == 'linf' and any(radius > 1 for radius in radii):
+    raise ConfigError(
+      f'evals.{evaluator}.{name}={value!r} must be at most 1 in linf: images'
+      ' are in [0, 1], where 8 of 255 levels are 0.0314'
+    )

@@ -54,24 +54,29 @@ def in_range(
   *,
   open_low: bool = False,
 ) -> None:
-  """Raises ValueError if a Python or NumPy scalar lies outside the range.
+  """Raises ValueError if a number, or one of an array, is outside the range.
 
-  Arrays of JAX pass, since a traced value has nothing to compare.
+  Traced values pass: they have nothing to compare.
 
   Args:
     name: What the message calls ``value``.
-    value: The scalar to check.
+    value: The number or numbers to check; None passes.
     low: Least allowed value.
     high: Greatest allowed value.
     open_low: Whether ``low`` itself is not allowed.
   """
-  if not isinstance(value, int | float | np.number):
+  if value is None or isinstance(value, jax.core.Tracer):
     return
-  above = value > low if open_low else value >= low
-  if not (above and value <= high):  # NaN fails as well.
+  numbers = np.asarray(value)
+  if numbers.dtype.kind not in 'biuf':  # Also the 16 bits of JAX.
+    numbers = numbers.astype(np.float64)
+  above = numbers > low if open_low else numbers >= low
+  within = above & (numbers <= high)  # NaN fails as well.
+  if not np.all(within):
     left, right = '(' if open_low else '[', ')' if high == np.inf else ']'
+    worst = numbers[~within].ravel()[0]
     raise ValueError(
-      f'{name} must lie in {left}{low}, {high}{right}, got {value}'
+      f'{name} must lie in {left}{low}, {high}{right}, got {worst}'
     )
 
 

@@ -193,7 +193,8 @@ def attack_step(
   )
   images = _shape(shape, test.images.dtype, rows)
   radius = _shape((size,), np.float32, rows)
-  args = (encoder.variables, images, labels, labels, radius)
+  margin = _shape((size,), np.bool_, rows)
+  args = (encoder.variables, images, labels, labels, radius, margin)
   return f'pgd{num_steps}', _compile(fn, built, chip, *args)
 
 

@@ -191,6 +191,7 @@ SURROGATES = {
   'expectation_over_transformation',
   'feature_shift_objective',
   'kl_objective',
+  'logit_scale',
   'targeted_objective',
   'untargeted_objective',
 }

@@ -199,3 +199,25 @@ def test_wrong_arguments_are_named(make, error, words):
   with pytest.raises(error, match=words) as caught:
     make()
   assert '\n' not in str(caught.value)
+
+
+def test_a_loss_of_scaled_logits_does_not_depend_on_a_factor():
+  for loss in ('ce', 'margin', 'dlr'):
+    values = []
+    for factor in (1e-30, 1.0, 1e30):
+      times = lambda x, factor=factor: logits_fn(x) * factor
+      loss_fn = attacks.untargeted_objective(
+        times, LABELS, loss=loss, scale=attacks.logit_scale(times(X))
+      )
+      total = lambda x, loss_fn=loss_fn: loss_fn(x).sum()
+      values.append(jax.value_and_grad(total)(X))
+    for value, slope in values:
+      np.testing.assert_allclose(value, values[1][0], rtol=1e-4)
+      np.testing.assert_allclose(slope, values[1][1], rtol=1e-3, atol=1e-6)
+
+
+def test_logits_without_a_spread_have_the_scale_one():
+  logits = jnp.array([[2.0, 2.0], [jnp.inf, 0.0], [jnp.nan, 0.0], [0.0, 0.0]])
+  np.testing.assert_array_equal(attacks.logit_scale(logits), 1)
+  with pytest.raises(ValueError, match=r'scale must have shape'):
+    attacks.untargeted_objective(logits_fn, LABELS, scale=jnp.ones(1))(X)

@@ -10,6 +10,7 @@ from scipy import optimize
 from sklearn import neighbors, svm
 
 from rrl_jax import errors, evals
+from rrl_jax.data.source import Source
 from rrl_jax.evals import features_map, knn, linear_probe, remix, shift
 from tests.evals import toy
 
@@ -224,6 +225,59 @@ def test_pgd_hurts_more_the_larger_the_radius(common, encoder, data, key):
   }
   assert values[0.0] == common[0]['test/accuracy'].value
   assert values[0.0] > values[0.02] > values[0.1]
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_pgd_does_not_depend_on_a_factor_of_the_logits(key, dtype):
+  rng = np.random.default_rng(2)
+  images = rng.random((300, 4, 4, 1), np.float32)
+  w = rng.normal(size=(16, 3)).astype(np.float32)
+  truth = (images.reshape(-1, 16) @ w).argmax(axis=1)
+  source = Source(images, truth, ('a', 'b', 'c'))
+
+  def apply(variables, x):  # One program for all factors.
+    features = x.reshape(len(x), -1).astype(dtype)
+    factor, head = variables
+    return factor * (features @ head), features
+
+  base = evals.Encoder(apply, None, batch_size=100)
+  found = []
+  for factor in (1e-3, 1.0, 37.0, 4e3):
+    weights = jnp.asarray(factor, dtype), jnp.asarray(w, dtype)
+    measured, _ = evals.run(
+      base.with_variables(weights),
+      evals.EvalData(source, source),
+      {'pgd': {'epsilon': 0.15, 'num_steps': 5}},
+      key=key,
+    )
+    assert measured['test/pgd5_zero_gradient'].value == 0
+    found.append(measured['test/pgd5_accuracy'].value)
+  assert np.ptp(found) <= 0.02
+  assert 0.2 < found[1] < 0.8
+
+
+def test_images_without_a_gradient_are_counted(key):
+  images = np.random.default_rng(3).random((40, 2, 2, 1), np.float32)
+  truth = (images[:, 0, 0, 0] > 0.5).astype(np.int32)
+  source = Source(images, truth, ('dark', 'light'))
+
+  def apply(variables, x):  # Half of the images sit where a step is flat.
+    features = x.reshape(len(x), -1)
+    steps = jnp.where(features[:, :1] > 0.5, 1.0, features[:, :1])
+    return jnp.concatenate([1.2 - steps, steps], axis=1), features
+
+  encoder = evals.Encoder(apply, {}, batch_size=40)
+  measured, _ = evals.run(
+    encoder,
+    evals.EvalData(source, source),
+    {'pgd': {'epsilon': 0.05, 'num_steps': 2}},
+    key=key,
+  )
+  np.testing.assert_allclose(
+    measured['test/pgd2_zero_gradient'].value, truth.mean()
+  )
+  said = measured['test/pgd2_accuracy'].protocol
+  assert f'{truth.sum()} of 40 have no gradient' in said
 
 
 def test_pgd_pictures_show_fooled_examples_of_different_concepts(common):
