@@ -50,6 +50,17 @@ def test_the_interval_covers_the_true_error(excess, rng):
     assert np.min(values) > 0.01
 
 
+def test_bins_are_of_equal_width_and_hold_their_lower_end(rng):
+  p = rng.uniform(0.5, 1, SIZE).astype(np.float32)
+  source = Source(p.reshape(-1, 1, 1, 1), np.zeros(SIZE, np.int32), ('a', 'b'))
+  data = evals.EvalData(train=source, test=source)
+  found = calibration.evaluate(
+    ENCODER.with_variables({}), data, key=jax.random.key(0), resamples=0
+  )
+  counts, _ = np.histogram(p, np.linspace(0, 1, 16))
+  np.testing.assert_array_equal(dict(found)['figure/calibration_count'], counts)
+
+
 def test_an_error_that_is_far_from_noise_has_zero_outside_its_interval(rng):
   p = rng.uniform(0.55, 0.99, SIZE)
   found = measured(p, rng.random(SIZE) < p - 0.4)
