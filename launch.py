@@ -233,8 +233,9 @@ def _parse(argv):
 def _read(argv):
   """Loads the config and gathers its changes; returns what is left as well."""
   texts, given, rest = [], {}, []
-  words = iter(_with_flag_files(argv))
-  for word in words:
+  words = _with_flag_files(argv)
+  while words:
+    word = words.pop(0)
     name, equals, text = word.partition('=')
     bare = name.lstrip('-')
     if not name.startswith('-') or bare.partition('.')[0] not in (
@@ -246,9 +247,9 @@ def _read(argv):
     if bare.startswith('noconfig.'):
       text = 'false'
     elif not equals:
-      text = next(words, None)
-      if text is None:
+      if not words or words[0].startswith('--'):
         raise _UsageError(f'{word}: a value is missing, as in {word}=VALUE')
+      text = words.pop(0)
     if bare == 'config':
       texts.append(text)
     else:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,11 @@ from configs import (
 )
 from configs.studies import indicators as indicators_study
 from configs.studies import precision
+import launch
 from rrl_jax import models
+from rrl_jax.errors import ConfigError
 from rrl_jax.studies import pool
-from rrl_jax.train import experiment, loop, sharding
+from rrl_jax.train import experiment, loop, overrides, sharding
 from tests.tiers import first
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -206,6 +209,150 @@ def test_a_config_takes_one_step(name):
   partly = name.startswith('deacl') or 'estimate' in name
   known = ('loss', 'grad_norm') if partly else metrics
   assert all(np.all(np.isfinite(metrics[which])) for which in known)
+
+
+OWN = 'data.name=npz', 'data.kw.path=mine.npz'
+# What the command line may say to any config, and what is refused by which,
+# in one line: a pattern of the config's name -> words of the refusal.
+POOLS = {'indicators': 'evals'}
+NEEDED = {
+  'thanos:celeb': None,  # It has no coarse labels to begin with.
+  'thanos|:fine|precision:thanos': 'data.coarse',
+  'gr.*asymmetric|studies/gr': 'data.noise.mapping',
+  'gr:symmetric_inclusive': 'objective.kw.noise_rate',
+  'group_dro:(waterbirds|celeb_a)|jtt:(waterbirds|celeb_a)': 'data.groups.kind',
+}
+SAID = {
+  'own images': (OWN, NEEDED),
+  'evals as a dictionary': (("evals={'accuracy': {}, 'remix': {}}",), POOLS),
+  'an added evaluator': (('evals.calibration.num_bins=7',), POOLS),
+  'another network': (('model.name=resnet20',), {}),
+  'a network as a dictionary': (
+    ("model={'name': 'cnn', 'kw': {'widths': (8,)}}",),
+    {},
+  ),
+  'another objective': (('objective.name=erm',), {}),
+  'another optimizer': (('optim.name=adam', 'optim.kw.b1=0.8'), {}),
+}
+
+
+def of_name(name: str) -> ConfigDict:
+  """The config that ``--config=configs/<name>`` is, a study too."""
+  stem, _, arg = name.partition(':')
+  known = STUDIES if stem.startswith('studies/') else MODULES
+  return known[stem.removeprefix('studies/')].get_config(arg or None)
+
+
+def runs_of(config: ConfigDict) -> list[ConfigDict]:
+  """The configs that are trained: of a study or a pool its members'."""
+  if config.job == 'study':
+    return list(config.study.methods.values())
+  return list(config.pool.models.values()) if 'pool' in config else [config]
+
+
+DEFAULTS = (*MODULES, *(f'studies/{name}' for name in STUDIES))
+VARIANTS = (
+  *(name for name in CONFIGS if name not in DEFAULTS),
+  *(
+    f'studies/{variant}'
+    for name, module in STUDIES.items()
+    for variant in variants(name, module)[1:]
+  ),
+)
+
+
+@pytest.mark.parametrize('said', SAID)
+@pytest.mark.parametrize(
+  'name',
+  [*DEFAULTS, *(pytest.param(v, marks=pytest.mark.full) for v in VARIANTS)],
+)
+def test_what_any_config_may_be_told_is_right_or_refused_in_one_line(
+  name, said
+):
+  words, refused = SAID[said]
+  given = dict(word.split('=', 1) for word in words)
+  apply = lambda: overrides.apply(of_name(name), common.base(), given)
+  why = next((w for key, w in refused.items() if re.search(key, name)), None)
+  if why:
+    with pytest.raises(ConfigError) as raised:
+      apply()
+    assert why in str(raised.value)
+    assert '\n' not in str(raised.value)
+    return
+  for run in runs_of(apply().config):
+    experiment.check(run)
+    if said == 'own images':
+      assert run.data.kw.path == 'mine.npz'
+      assert run.data.classes == run.data.imbalance == run.data.coarse == ''
+      assert run.data.concepts in ('class', 'group')
+      assert run.data.augment.crop == 0
+      assert run.data.augment.resized_crop in (0, -1)
+      assert set(run.transfer) <= {'all_classes'}
+    elif said == 'evals as a dictionary':
+      assert set(run.evals) == {'accuracy', 'remix'}
+    elif said == 'an added evaluator':
+      assert run.evals.calibration.num_bins == 7
+    elif said == 'another network':
+      assert run.model.kw.widths is None
+    elif said == 'a network as a dictionary':
+      assert (run.model.name, run.model.kw.widths) == ('cnn', (8,))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('name', [*DEFAULTS, *VARIANTS])
+def test_every_config_is_explained_with_its_fields(name):
+  stem, _, arg = name.partition(':')
+  text = f'configs/{stem}.py' + (f':{arg}' if arg else '')
+  command, _ = launch._read(['launch.py', f'--config={text}'])
+  said = launch._help_of(command)
+  assert said.startswith(command.doc.strip().splitlines()[0])
+  for field in ('data.name=', 'model.kw.widths=', 'optim.lr=', 'npz=PATH'):
+    assert field in said
+
+
+@pytest.mark.parametrize('name', ['tarrl', 'hro', 'gr', 'pgd_at'])
+def test_a_recipe_on_images_of_one_s_own_is_built_and_traced(name, tmp_path):
+  """Of another size, with other channels and classes than the recipe's."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(60) % 4
+  images = rng.integers(0, 256, (60, 14, 10, 3), dtype=np.uint8)
+  np.savez(tmp_path / 'mine.npz', images=images, labels=labels)
+  given = {'data.name': 'npz', 'data.kw.path': str(tmp_path / 'mine.npz')}
+  given |= {'batch_size': '8', 'mesh.data': '1'}
+  config = overrides.apply(get_config(name), common.base(), given).config
+  built = experiment.build(config)
+  assert built.data.train.num_classes == 4
+  crop = built.config.data.augment.resized_crop
+  assert crop == (10 if get_config(name).data.augment.resized_crop else 0)
+  assert [task.name for task in built.tasks] == ['all_classes'] * len(
+    config.transfer
+  )
+  state = jax.eval_shape(built.init, jax.random.key(0))
+  shape = (8, 14, 10, 3)
+  batch = experiment.abstract_batch(8, shape)
+  batch['image'] = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  new, _ = jax.eval_shape(built.step, state, batch)
+  assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_errors_of_a_task_name_what_was_set(tmp_path):
+  config = hro.get_config()
+  for field, value in (('classes', '77'), ('imbalance', '2'), ('name', 'dig')):
+    config.transfer = {'mine': {field: value}}
+    with pytest.raises(
+      ConfigError, match=rf'^transfer\.mine\.{field}='
+    ) as told:
+      experiment.build(config)
+    assert value in str(told.value)
+
+
+def test_a_task_of_another_source_has_none_of_the_source_s_settings():
+  config = hro.get_config()
+  config.data.name = 'mock'
+  config.data.kw.num_classes = 7
+  config.transfer = {'mine': {'name': 'digits'}}
+  (task,) = experiment.build(config).tasks
+  assert task.train.num_classes == 10
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_help_names_exit_codes_and_configs(capsys):
     ),
     (
       'configs/studies/hro.py',
-      ('Is HRO', 'study.methods=ERM, ', 'study.seeds'),
+      ('study.methods=ERM, ', 'study.seeds'),
     ),
     ('configs/indicators.py', ('train_only', 'pool.models=mlp, ')),
   ],
