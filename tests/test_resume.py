@@ -135,6 +135,7 @@ def test_the_adversary_is_saved_with_the_state(finished):
 def test_a_folder_is_owned_by_its_config_however_long_it_trains(tmp_path):
   workdir = Workdir(tmp_path)
   workdir.claim(tiny(), {})
+  (workdir.checkpoints / '2').mkdir(parents=True)
   workdir.check_owner(tiny(total_steps=9, ckpt_steps=1))
   with pytest.raises(ConfigError, match=r'seed is 0 there, 1 here'):
     workdir.check_owner(tiny(seed=1))

@@ -186,7 +186,15 @@ ON_HOST = {'auto_attack'}  # Calls compiled steps; not to be transformed.
 # The result depends on the batch by design.
 OVER_BATCH = {'interacting_particles', 'sinkhorn'}
 # What an attack learns, and what it finds.
-STATE = {'GrowingSinkhornResult', 'UDRState', 'udr_init', 'udr_update'}
+STATE = {
+  'ApgdResult',
+  'AutoAttackResult',
+  'GrowingSinkhornResult',
+  'Progress',
+  'UDRState',
+  'udr_init',
+  'udr_update',
+}
 SURROGATES = {
   'expectation_over_transformation',
   'feature_shift_objective',

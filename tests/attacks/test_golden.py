@@ -120,6 +120,7 @@ def test_square_with_the_same_draws_finds_the_same(norm):
     None,
     epsilon=float(GOLDEN[f'{norm}/epsilon']),
     norm=norm,
+    bounds=(0.0, 1.0),
     example_ids=None,
   )
   program = _square.Program(

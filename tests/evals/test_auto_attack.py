@@ -220,3 +220,29 @@ def test_names_of_attacks_are_those_of_the_library():
       version='custom',
       attacks=('?',),
     )
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+  ('version', 'attacks', 'steps', 'queries'),
+  [
+    ('standard', None, True, True),
+    ('rand', None, True, False),
+    ('standard', ('square',), False, True),
+    ('standard', ('apgd-ce', 'fab'), True, False),
+    ('rand', ('apgd-ce', 'square'), True, True),
+  ],
+)
+def test_a_protocol_has_no_setting_of_an_attack_that_did_not_run(
+  version, attacks, steps, queries
+):
+  said = auto_attack._words(
+    epsilon=0.1,
+    norm='l2',
+    version=version,
+    attacks=attacks,
+    num_steps=7,
+    num_queries=9,
+  )
+  assert ('7 steps' in said) == steps
+  assert ('9 queries' in said) == queries

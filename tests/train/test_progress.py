@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 
 import jax
 import pytest
@@ -93,11 +92,9 @@ def test_an_evaluator_that_takes_long_says_that_it_is_at_work(monkeypatch):
   with progress.evaluation(['fine_tune']) as begin:
     begin('fine_tune')
     assert enough.wait(60)
-  number = len(said)
   assert said[0] == 'evaluation 1/1: fine_tune'
-  assert said[2] == 'evaluation 1/1: fine_tune, for 0 s so far'
-  time.sleep(0.05)
-  assert len(said) == number  # Nothing goes on after the evaluation.
+  pattern = r'evaluation 1/1: fine_tune, for \d+ (s|min) so far'
+  assert all(re.fullmatch(pattern, line) for line in said[1:])
 
 
 @pytest.mark.parametrize('quiet', [True, False])
