@@ -110,6 +110,7 @@ def auto_attack(
   example_ids: ArrayLike | None = None,
   mesh: Mesh | None = None,
   state_path: str | os.PathLike | None = None,
+  params: Any = None,
   save_seconds: float = 60.0,
   progress: Callable[[Progress], None] | bool | None = None,
 ) -> AutoAttackResult:
@@ -167,7 +168,11 @@ def auto_attack(
       has that name).
     state_path: File that keeps the state. If it exists, the evaluation goes on
       from there, to the same result bit by bit; also from within a batch, if
-      ``batch_size`` is the same (else that batch starts again).
+      ``batch_size`` is the same (else that batch starts again). A file of
+      another model, known by its logits on all inputs, is refused.
+    params: Arrays of the model, a pytree, where they are at hand: the state is
+      then of exactly these and no others. None trusts the logits, in which
+      networks that differ by less than rounding are one.
     save_seconds: Least time between two writes, which come between batches,
       after every 50 queries of Square or after every 10 steps of the others.
       Within a batch the file holds all arrays of the attack, some ten times
@@ -231,6 +236,7 @@ def auto_attack(
     num_samples=num_samples,
     example_ids=example_ids,
     mesh=mesh,
+    params=params,
   )
   with contextlib.ExitStack() as stack:
     if progress is True:
@@ -261,6 +267,7 @@ class _Evaluation:
     num_samples,
     example_ids,
     mesh,
+    params,
   ):
     _checks.norm(norm)
     self.attacks = _attacks(version, attacks)
@@ -301,6 +308,7 @@ class _Evaluation:
       args = (points, keys) if self.takes_keys else (points,)
       logits = logits_fn(*args)
       _program.check_logits(logits, points.shape[0])
+      self.rounding = float(jnp.finfo(logits.dtype).eps)
       return _projections.widen(logits)
 
     self.model = model
@@ -308,11 +316,16 @@ class _Evaluation:
     self.sizes = _sizes(min(batch_size, max(count, 1)), devices)
     self._compiled: dict[Any, Any] = {}
 
+    self.digest = None
+    if params is not None:
+      self.digest = _evaluation_state.digest_of_tree(params)
+
     self.logits = self._clean_logits()
     num_classes = self.logits.shape[1]
     _program.check_classes(self.labels, num_classes, 'labels')
     self.order = np.argsort(self.logits, axis=1, kind='stable')
     self.notes: list[str] = []
+    self._look_at_outputs()
     self._plan(num_classes, num_targets, 5 if l1 else 9)
 
   def _plan(self, num_classes, num_targets, apgd_targets):
@@ -345,14 +358,45 @@ class _Evaluation:
         self.runs += [_Run(attack, r) for r in range(self.num_restarts)]
     if self.takes_keys and self.version != 'rand':
       self._note("the model takes keys: version='rand' averages over them")
+
+  def _look_at_outputs(self):
+    """Notes outputs that are no logits, and those that depend on the batch."""
     total = self.logits.sum(axis=1)
+    slack = max(1e-5, 2 * self.rounding)
     if (
-      len(total)
-      and self.logits.min() > -1e-5
-      and self.logits.max() < 1 + 1e-5
-      and np.abs(total - 1).max() < 1e-5
+      np.ptp(self.logits, axis=0).max() > 0  # A constant tells nothing.
+      and self.logits.min() > -slack
+      and self.logits.max() < 1 + slack
+      and np.abs(total - 1).max() < slack
     ):
       self._note('the outputs look like probabilities; logits are needed')
+    # The same examples in another company: one that fills half of the batch.
+    places = np.arange(min(len(self.inputs), self.sizes[0]))
+    places = places[: (len(places) + 1) // 2]
+    slots = np.resize(places, self._fitting(len(places)))
+    clean_key = jax.random.fold_in(self.key, len(ATTACKS))
+    again = np.asarray(
+      self._predict()(
+        self._put(self.inputs[slots]), self._keys(clean_key, slots)
+      )
+    )[: len(places)]
+    before = self.logits[places]
+    slack = self._tolerance * np.abs(before).max(axis=1, keepdims=True)
+    differ = (np.abs(again - before) > 10 * slack + 1e-30).any(axis=1)
+    if differ.any():
+      labels = self.labels[places]
+      right = [np.mean(x.argmax(axis=1) == labels) for x in (before, again)]
+      self._note(
+        f'the outputs for an example depend on the rest of its batch (training'
+        f' mode?): {differ.sum()} of {len(places)} differ in another batch,'
+        f' accuracy {right[0]:.4f} in the one and {right[1]:.4f} in the other;'
+        ' no figure of single examples can be had'
+      )
+
+  @property
+  def _tolerance(self):
+    """What rounding may change of logits, relative."""
+    return max(1e-4, 4 * self.rounding)
 
   def _note(self, text):
     if text not in self.notes:
@@ -362,10 +406,12 @@ class _Evaluation:
   def run(self, state_path, save_seconds, progress, started):
     """Runs what is left to run; returns the result."""
     settings = self._settings()
-    known = self.logits[:8]
+    known = self.logits
     state = None
     if state_path is not None:
-      state = _evaluation_state.load(state_path, self.inputs, settings, known)
+      state = _evaluation_state.load(
+        state_path, self.inputs, settings, known, tolerance=self._tolerance
+      )
     if state is None:
       state = _evaluation_state.EvaluationState(self.inputs)
     for note in state.notes:
@@ -450,6 +496,7 @@ class _Evaluation:
       'labels': _evaluation_state.digest(self.labels),
       'example_ids': _evaluation_state.digest(self.ids.astype(np.int64)),
       'key': np.asarray(jax.random.key_data(self.key)).tolist(),
+      'params': self.digest,
     }
 
   def _cost(self, run, program):
@@ -522,7 +569,7 @@ class _Evaluation:
       adv = np.array(self.inputs[chunk])
       slots = self._padded(np.arange(len(chunk)))  # -1 fills a batch up.
       state = begin(*self._rows(run, chunk[slots], slots))
-      if run.attack in ('apgd-t', 'apgd-dlr'):
+      if run.attack.startswith('apgd'):
         flat = np.asarray(jnp.all(state.grads == 0, axis=_after(state.grads)))
         if (flat & (slots >= 0)).any():
           self._note(

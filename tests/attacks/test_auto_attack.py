@@ -187,6 +187,37 @@ def test_killed_within_a_batch_it_goes_on_from_there(
     same(evaluate(**(kw | {'batch_size': 16})), whole, atol=1e-5)
 
 
+def test_a_state_belongs_to_the_arrays_of_its_model(tmp_path):
+  kw = {'version': 'custom', 'attacks': ['square']}
+  kw |= {'state_path': tmp_path / 'state.npz', 'params': {'w': W, 'v': V}}
+  same(evaluate(**kw), evaluate(**kw))
+  moved = np.nextafter(W, np.float32(9))
+  with pytest.raises(ValueError, match='differs in params;'):
+    evaluate(**(kw | {'params': {'w': moved, 'v': V}}))
+
+
+def test_a_model_that_looks_at_its_batch_is_noted():
+  def batch_norm(x):
+    flat = x.reshape(len(x), -1)
+    flat = flat - flat.mean(axis=0, keepdims=True)
+    return net((flat / 9 + 0.5).reshape(x.shape))
+
+  kw = {'version': 'custom', 'attacks': ['square'], 'batch_size': 8}
+  (note,) = evaluate(logits_fn=batch_norm, **kw).notes
+  assert 'depend on the rest of its batch' in note
+  assert note.count('accuracy') == 1
+  assert evaluate(**kw).notes == ()
+
+
+def test_a_constant_output_is_not_taken_for_probabilities():
+  constant = lambda x: jnp.tile(jnp.eye(5)[0], (len(x), 1)) + 0 * net(x)
+  kw = {'version': 'custom', 'attacks': ['square']}
+  assert evaluate(logits_fn=constant, **kw).notes == ()
+  halves = lambda x: jax.nn.softmax(net(x).astype(jnp.float16))
+  (note,) = evaluate(logits_fn=halves, **kw).notes
+  assert 'probabilities' in note
+
+
 def test_progress_true_tells_where_it_stands(capsys):
   kw = {'version': 'custom', 'attacks': ['apgd-ce'], 'num_restarts': 1}
   result = evaluate(progress=True, **kw)
@@ -204,6 +235,12 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
     ({'x': X[:, ::-1]}, 'inputs'),
     ({'key': jax.random.key(1)}, 'key'),
     ({'logits_fn': lambda x: 2 * net(x)}, 'the model'),
+    # Another step of the same run: one example, and by little.
+    (
+      {'logits_fn': lambda x: net(x) + 0.01 * (x[:, :1, 0, 0] > 0.9)},
+      'the model',
+    ),
+    ({'params': {'w': W}}, 'params'),
   ):
     with pytest.raises(ValueError, match=f'differs in {words};') as caught:
       evaluate(**(kw | change))

@@ -182,6 +182,17 @@ def test_no_mass_crosses_classes():
 
 
 @pytest.mark.full
+@pytest.mark.parametrize('epsilon', [1e-6, 1e-10])
+def test_what_float32_cannot_solve_is_a_step_of_wrm(rng, epsilon):
+  inputs = jnp.asarray(rng.random((6, 4)), jnp.float32)
+  slope = jnp.asarray(rng.normal(size=4), jnp.float32)
+  loss_fn = lambda z: jnp.tanh(z @ slope)
+  kw = {'gamma': 3.0, 'num_steps': 5}
+  found = attacks.sinkhorn(loss_fn, inputs, epsilon=epsilon, **kw)
+  expected = attacks.wrm(loss_fn, inputs, **kw)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_large_entropy_in_low_dimension_differs_from_wrm():
   # A blurred plan sees means only: spreading the points about their mean is
   # free under it and priced by WRM.
