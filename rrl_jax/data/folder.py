@@ -5,6 +5,7 @@ from concurrent import futures
 import contextlib
 import csv
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,14 @@ import numpy as np
 from rrl_jax.data import decode, idx, source
 from rrl_jax.errors import ConfigError, DataError
 
+_LOG = logging.getLogger(__name__)
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
-_TEST = ('test', 'val', 'validation')
+# Names of the folders of splits, in any case; of several the first is taken.
+_TRAIN = ('train', 'training', 'seg_train')
+_TEST = (
+  'test', 'testing', 'seg_test', 'val', 'valid', 'validation', 'seg_val',
+)  # fmt: skip
+_HIDDEN = ('.', '@', '__MACOSX', '$')  # How a folder begins that is no class.
 # Splits as tables spell them; the numbers are those of Waterbirds and CelebA.
 _SPLITS = {
   '0': 'train', '1': 'validation', '2': 'test', 'train': 'train',
@@ -38,11 +45,14 @@ def load(
 ) -> source.Splits:
   """Reads ``path/{train,test}/<class>/*.png`` or ``path/<class>/*.png``.
 
-  The test split may also be called ``val`` or ``validation``. Without split
-  folders a fifth of each class is held out. Classes are the folders of the
-  training split, in alphabetical order; files may lie deeper. Hidden files and
-  other endings than .png, .jpg, .jpeg are passed over. Images are gray if all
-  are, and RGB otherwise.
+  The folders of splits may be spelled ``Train``, ``training``, ``seg_train``
+  and ``testing``, ``seg_test``, ``val``, ``valid``, ``validation``, in any
+  case. Without them a fifth of each class is held out. Classes are the folders
+  of the training split, in alphabetical order; files may lie deeper. Hidden
+  files and folders (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``) and other
+  endings than .png, .jpg, .jpeg are passed over, and counted in one line.
+  Images are gray if all are, and RGB otherwise; they are turned as their EXIF
+  data say, and what is transparent lies on white.
 
   With ``metadata`` a table says it all, as ``metadata.csv`` of Waterbirds does:
   a CSV file with a header and a line an image, whose columns are its file, its
@@ -82,8 +92,9 @@ def load(
   Raises:
     ConfigError: Images differ in size and ``image_size`` is 0; names that are
       no texts, are double, or have no table or column.
-    DataError: No class, no image, a file that cannot be decoded, a class that
-      only the test split has, a value of the table without a name.
+    DataError: No class or a single one, no image, a file that cannot be
+      decoded, a class that only the test split has, a value of the table
+      without a name, an empty class or attribute, a file in both splits.
   """
   image_size = source.whole('image_size', image_size, least=0)
   root = idx.existing_folder(path)
@@ -118,24 +129,27 @@ def load(
       image_size,
       in_memory,
     )
-  if (root / 'train').is_dir():
-    test_root = next((root / t for t in _TEST if (root / t).is_dir()), None)
+  train_root = _split_root(root, _TRAIN)
+  if train_root is not None:
+    test_root = _split_root(root, _TEST)
     if test_root is None:
-      raise DataError(f'{root} has train but none of {", ".join(_TEST)}')
-    names = _class_names(root / 'train')
+      raise DataError(
+        f'{root} has {train_root.name} but none of {", ".join(_TEST)}'
+      )
+    names = _class_names(train_root)
     strange = sorted(set(_class_names(test_root)) - set(names))
     if strange:
       raise DataError(
-        f'{test_root / strange[0]} is a class that {root / "train"} has not'
+        f'{test_root / strange[0]} is a class that {train_root} has not'
       )
-    files, labels = _files(root / 'train', names, every_class=True)
+    files, labels = _files(train_root, names, every_class=True)
     test_files, test_labels = _files(test_root, names, every_class=False)
     images = _images(files + test_files, image_size)
     train, test = np.split(np.arange(len(images)), [len(files)])
     labels = np.concatenate([labels, test_labels])
-    where = str(root / 'train'), str(test_root)
+    where = str(train_root), str(test_root)
     files = files + test_files
-    class_roots = [root / 'train'] * len(train) + [test_root] * len(test)
+    class_roots = [train_root] * len(train) + [test_root] * len(test)
   else:
     names = _class_names(root)
     files, labels = _files(root, names, every_class=True)
@@ -157,6 +171,30 @@ def load(
     (attributes[train], attributes[test]),
     [str(name) for name in attribute_names],
     where=where,
+  )
+
+
+def _split_root(root: Path, names: Sequence[str]) -> Path | None:
+  """The folder of a split by the first of its names that is there."""
+  folders = {
+    entry.name.lower(): entry for entry in _folders(root) if entry.is_dir()
+  }
+  found = next((folders[name] for name in names if name in folders), None)
+  if found is None:
+    return None
+  inner = _folders(found)
+  # As in seg_train/seg_train/<class>.
+  if len(inner) == 1 and inner[0].name.lower() == found.name.lower():
+    return inner[0]
+  return found
+
+
+def _folders(root: Path) -> list[Path]:
+  """Folders in a folder but the hidden ones, by name."""
+  return sorted(
+    entry
+    for entry in root.iterdir()
+    if entry.is_dir() and not entry.name.startswith(_HIDDEN)
   )
 
 
@@ -231,6 +269,12 @@ def _from_table(
       f'{table}: class {names[unseen[0]]!r} of the {test_split} split is not in'
       ' the training split'
     )
+  both = sorted(set(files[:size]) & set(files[size:]))
+  if both:
+    raise DataError(
+      f'{table}: {both[0]} is in the training and in the {test_split} split'
+      + (f', and so are {len(both) - 1} others' if len(both) > 1 else '')
+    )
   images = source.settle(_images(files, image_size), in_memory)
   take = lambda part: (source.take_images(images, part), labels[part])
   made = source.make_splits(
@@ -260,6 +304,10 @@ def _rows(table: Path, columns: list[str]) -> list[dict[str, str]]:
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise DataError(f'{table} cannot be read: {error}') from error
   for column in filter(None, columns):
+    if header.count(column) > 1:
+      raise ConfigError(
+        f'{table} has {header.count(column)} columns {column!r}'
+      )
     if column not in header:
       raise ConfigError(
         f'{table} has no column {column!r} (data.kw.image_key, label_key,'
@@ -284,6 +332,9 @@ def _numbered(
   all are.
   """
   values = [rows[i][column].strip() for i in order]
+  if '' in values:
+    line = order[values.index('')] + 2
+    raise DataError(f'{table}, line {line}: {column} is empty')
   if given:
     place = {str(k): k for k in range(len(given))}
     for i, value in zip(order, values, strict=True):
@@ -334,6 +385,15 @@ def _images(files: list[Path], image_size: int) -> _FolderImages:
           f' {files[0]} has {first.height}x{first.width},'
           f' {file} {header.height}x{header.width}; give the size to resize to'
         )
+  transparent = sum(header.transparent for header in headers)
+  if transparent:
+    _LOG.warning(
+      '%d of %d images have transparent parts, which lie on white here; the'
+      ' first is %s',
+      transparent,
+      len(files),
+      next(f for f, h in zip(files, headers, strict=True) if h.transparent),
+    )
   height, width = (image_size,) * 2 if image_size else first[:2]
   channels = max(header.channels for header in headers)
   return _FolderImages(
@@ -342,33 +402,45 @@ def _images(files: list[Path], image_size: int) -> _FolderImages:
 
 
 def _class_names(root: Path) -> list[str]:
-  names = sorted(
-    entry.name
-    for entry in root.iterdir()
-    if entry.is_dir() and not entry.name.startswith('.')
-  )
-  if not names:
+  folders = _folders(root)
+  if not folders:
     raise DataError(f'{root} has no folder, so no class')
-  return names
+  if len(folders) == 1:
+    deeper = _folders(folders[0])
+    asked = f'; is the path {folders[0]} meant?' if len(deeper) > 1 else ''
+    raise DataError(
+      f'{root} has one folder, {folders[0].name}, so one class: there is'
+      f' nothing to tell apart{asked}'
+    )
+  return [folder.name for folder in folders]
 
 
 def _files(
   root: Path, names: list[str], *, every_class: bool
 ) -> tuple[list[Path], np.ndarray]:
   """Image files and labels, by class and name."""
-  files, labels = [], []
+  files, labels, left_out = [], [], []
   for label, name in enumerate(names):
-    found = sorted(
-      file
-      for file in (root / name).rglob('*')
-      if file.suffix.lower() in _SUFFIXES
-      and not file.name.startswith('.')
-      and file.is_file()
-    )
+    found = []
+    for file in sorted((root / name).rglob('*')):
+      if not file.is_file():
+        continue
+      parts = file.relative_to(root).parts
+      hidden = any(part.startswith(_HIDDEN) for part in parts)
+      right = file.suffix.lower() in _SUFFIXES and not hidden
+      (found if right else left_out).append(file)
     if not found and every_class:
       raise DataError(f'{root / name} holds no {", ".join(_SUFFIXES)} file')
     files += found
     labels += [label] * len(found)
   if not files:
     raise DataError(f'{root} holds no {", ".join(_SUFFIXES)} file')
+  if left_out:
+    _LOG.warning(
+      '%s: %d files are passed over, hidden or of another ending; the first is'
+      ' %s',
+      root,
+      len(left_out),
+      left_out[0],
+    )
   return files, np.asarray(labels)

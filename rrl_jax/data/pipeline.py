@@ -32,7 +32,8 @@ def sampling_probs(source: Source, sampling: str) -> np.ndarray:
     ConfigError: Unknown ``sampling``.
   """
   _check_sampling(sampling)
-  return np.sum(_joint_probs(source, sampling), axis=0)
+  probs = _example_probs(source, sampling)
+  return np.bincount(source.concepts, probs, minlength=source.num_concepts)
 
 
 def class_probs(source: Source, sampling: str) -> np.ndarray:
@@ -49,7 +50,8 @@ def class_probs(source: Source, sampling: str) -> np.ndarray:
     ConfigError: Unknown ``sampling``.
   """
   _check_sampling(sampling)
-  return np.sum(_joint_probs(source, sampling), axis=1)
+  probs = _example_probs(source, sampling)
+  return np.bincount(source.labels, probs, minlength=source.num_classes)
 
 
 def index_batches(
@@ -168,15 +170,13 @@ def _groups(source: Source, sampling: str) -> list[np.ndarray]:
   return [examples for examples in members if len(examples)]
 
 
-def _joint_probs(source: Source, sampling: str) -> np.ndarray:
-  """Probability of class and concept, ``[classes, concepts]``."""
-  shape = source.num_classes, source.num_concepts
-  counts = np.zeros(shape)
-  np.add.at(counts, (source.labels, source.concepts), 1)
-  if sampling != 'uniform':
-    axis = 1 if sampling == 'class_balanced' else 0
-    counts /= np.maximum(counts.sum(axis, keepdims=True), 1)
-  return counts / counts.sum()
+def _example_probs(source: Source, sampling: str) -> np.ndarray:
+  """Probability that an example of a batch is the i-th one, ``[N]``."""
+  if sampling == 'uniform':
+    return np.full(len(source), 1 / len(source))
+  ids = source.labels if sampling == 'class_balanced' else source.concepts
+  counts = np.bincount(ids)
+  return 1 / (np.count_nonzero(counts) * counts[ids])
 
 
 def _uniform(n: int, seed: int):

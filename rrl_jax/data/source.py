@@ -3,6 +3,8 @@
 import abc
 from collections.abc import Sequence
 import dataclasses
+import hashlib
+import logging
 import numbers
 from typing import NamedTuple, Protocol, Self
 
@@ -12,6 +14,8 @@ from rrl_jax.errors import ConfigError, DataError
 
 _IN_MEMORY_BYTES = 512 * 2**20  # Larger sets are read as they are needed.
 _CHUNK = 4096  # Examples checked or read at once.
+_ROUNDING = 1e-6  # Of floats in [0, 1]: more than this outside is no rounding.
+_LOG = logging.getLogger(__name__)
 _NAMED = {  # Fields that may be None, and the names of their values.
   'fine_labels': 'fine_names',
   'groups': 'group_names',
@@ -402,7 +406,8 @@ def check_images(images: np.ndarray, where: str) -> np.ndarray:
     The images.
 
   Raises:
-    DataError: Wrong rank or dtype, an empty set, values outside [0, 1].
+    DataError: Wrong rank, order of axes or dtype, an empty set, values outside
+      [0, 1], bytes that are all 0 or 1.
   """
   if images.ndim not in (3, 4):
     raise DataError(
@@ -412,23 +417,75 @@ def check_images(images: np.ndarray, where: str) -> np.ndarray:
     raise DataError(f'{where} is empty: 0 images')
   if 0 in images.shape:
     raise DataError(f'{where} has shape {images.shape}: images without a pixel')
+  _check_axes(images.shape, where)
   if images.dtype.kind == 'f':
-    # Checked in pieces, since the set may fill half of the memory.
-    for i in range(0, len(images), _CHUNK):
-      low, high = images[i : i + _CHUNK].min(), images[i : i + _CHUNK].max()
-      if np.isnan(low) or np.isnan(high):
-        raise DataError(f'{where} holds NaN')
-      if low < 0 or high > 1:
-        raise DataError(
-          f'{where} holds values from {low:g} to {high:g};'
-          ' floats must lie in [0, 1] (or use uint8 in 0..255)'
-        )
+    low, high = _ends(images, where)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+      raise DataError(
+        f'{where} holds values from {low:.9g} to {high:.9g};'
+        ' floats must lie in [0, 1] (or use uint8 in 0..255)'
+      )
     images = images.astype(np.float32, copy=False)
+    if low < 0 or high > 1:
+      _LOG.warning(
+        '%s holds values from %.9g to %.9g, which are cut to [0, 1]',
+        where,
+        low,
+        high,
+      )
+      images = np.clip(images, 0, 1)
   elif images.dtype != np.uint8:
     raise DataError(
       f'{where} is {images.dtype}; images are uint8, or floats in [0, 1]'
     )
+  elif _ends(images, where)[1] == 1:
+    raise DataError(
+      f'{where} is uint8 and holds only 0 and 1, where white is 255; multiply'
+      ' by 255, or give floats'
+    )
   return images[..., None] if images.ndim == 3 else images
+
+
+def _check_axes(shape: tuple[int, ...], where: str) -> None:
+  """Raises DataError for images with the channels first, as in torch."""
+  channels = (1, 3, 4)
+  if len(shape) == 4 and shape[1] in channels and shape[3] not in channels:
+    n, c, h, w = shape
+    raise DataError(
+      f'{where} has shape {shape}, which has the channels first; images are'
+      f' [N,H,W,C], here [{n},{h},{w},{c}]: numpy.moveaxis(images, 1, -1)'
+    )
+
+
+def _ends(images: np.ndarray, where: str) -> tuple[float, float]:
+  """Least and greatest value, in pieces: the set may fill half the memory."""
+  pieces = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
+  low = min(float(piece.min()) for piece in pieces)
+  high = max(float(piece.max()) for piece in pieces)
+  if any(np.isnan(piece).any() for piece in pieces if piece.dtype.kind == 'f'):
+    raise DataError(f'{where} holds NaN')
+  return low, high
+
+
+def seen_in_training(train: Source, test: Source) -> np.ndarray | None:
+  """Which test images are, bit for bit, training images.
+
+  Args:
+    train: Training examples.
+    test: Test examples.
+
+  Returns:
+    Booleans ``[N]`` of the test images; None where images are not in memory.
+  """
+  if not all(isinstance(s.images, np.ndarray) for s in (train, test)):
+    return None
+  if 0 in train.images.strides[:1]:  # Blank images stand for shapes.
+    return None
+  digest = lambda image: hashlib.blake2b(
+    np.ascontiguousarray(image).tobytes(), digest_size=16
+  ).digest()
+  known = set(map(digest, train.images))
+  return np.array([digest(image) in known for image in test.images])
 
 
 def check_labels(labels: np.ndarray, where: str) -> np.ndarray:
@@ -480,7 +537,8 @@ def make_splits(
 
   Raises:
     DataError: Labels that are no labels, or outside the classes; images and
-      labels that differ in number; splits that differ in image shape.
+      labels that differ in number; splits that differ in image shape; a single
+      class.
     ConfigError: ``num_classes`` that is no positive integer.
   """
   num_classes = whole('num_classes', num_classes, least=0)
@@ -530,10 +588,24 @@ def make_splits(
         f'{where_} holds label {split_labels.max()},'
         f' outside the {len(class_names)} classes'
       )
-  return Splits(
+  if len(class_names) < 2:
+    raise DataError(
+      f'{where[0]} has one class, {class_names[0]!r}: there is nothing to tell'
+      ' apart'
+    )
+  splits = Splits(
     Source(train[0], labels[0], tuple(class_names)),
     Source(test[0], labels[1], tuple(class_names)),
   )
+  seen = seen_in_training(*splits)
+  if seen is not None and seen.any():
+    _LOG.warning(
+      '%s: %d of %d test images are, bit for bit, training images (duplicates)',
+      where[1],
+      seen.sum(),
+      len(seen),
+    )
+  return splits
 
 
 def with_attributes(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from rrl_jax.data import source as source_lib
 from rrl_jax.data.source import Source
 from rrl_jax.evals import measurement, rules
 from rrl_jax.evals.encoder import Encoder
@@ -34,8 +35,9 @@ def evaluate(
 
   Yields:
     ``test/accuracy``, ``test/worst_concept_accuracy``,
-    ``test/accuracy/<concept>``, ``train/accuracy``, and the concepts' sizes
-    as figures.
+    ``test/accuracy/<concept>``, ``train/accuracy``, the share of test images
+    that are training images as ``test/seen_in_training``, if there is any, and
+    the concepts' sizes as figures.
   """
   rules.check('accuracy', RULES, {'train_examples': train_examples})
   correct, total = concept_counts(encoder, data.test)
@@ -54,9 +56,19 @@ def evaluate(
   for k in np.flatnonzero(there):
     concept = data.test.concept_names[k]
     yield (
-      f'test/accuracy/{concept}',
+      f'test/accuracy/{measurement.key_part(concept)}',
       measurement.proportion(
         correct[k], total[k], f'{images} of concept {concept}, top-1'
+      ),
+    )
+  seen = source_lib.seen_in_training(data.train, data.test)
+  if seen is not None and seen.any():
+    yield (
+      'test/seen_in_training',
+      measurement.exact(
+        seen.mean(),
+        f'share of {seen.size} test images that are, bit for bit, training'
+        ' images, so that accuracy on them is no test',
       ),
     )
   if train_examples:
@@ -68,7 +80,8 @@ def evaluate(
       measurement.proportion(
         right.sum(),
         right.size,
-        'clean training images without augmentation, chosen at random, top-1',
+        'training images without augmentation, chosen at random, top-1 against'
+        ' the labels that training saw',
       ),
     )
   yield 'figure/concept_names', np.array(data.test.concept_names)

@@ -114,7 +114,7 @@ def measure(
   )
   for k in there:
     yield (
-      f'groups/{prefix}accuracy/{names[k]}',
+      f'groups/{prefix}accuracy/{measurement.key_part(names[k])}',
       measurement.proportion(
         correct[k],
         total[k],

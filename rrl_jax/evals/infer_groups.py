@@ -398,7 +398,7 @@ def _agreement(
     within.append(index)
     shares.append(members.mean())
     yield (
-      f'groups/inferred_adjusted_rand_index/{class_name}',
+      f'groups/inferred_adjusted_rand_index/{measurement.key_part(class_name)}',
       measurement.exact(
         index,
         f'adjusted Rand index of the {word} of training images of class'

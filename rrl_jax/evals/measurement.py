@@ -29,6 +29,30 @@ class Measurement(NamedTuple):
   protocol: str
 
 
+def key_part(name: str) -> str:
+  """The name of a class or group as a part of a measurement's key.
+
+  Keys are parted by ``/``, and the ends of an interval are the keys with
+  ``.low`` and ``.high`` behind: a name that holds the one or ends in the other
+  is escaped as in a URL, so that no two numbers have one key.
+
+  Args:
+    name: Any text.
+
+  Returns:
+    The name, mostly; another one for each other name.
+
+  Example:
+    >>> key_part('risk'), key_part('risk.low'), key_part('cats/dogs')
+    ('risk', 'risk%2Elow', 'cats%2Fdogs')
+  """
+  name = name.replace('%', '%25').replace('/', '%2F')
+  for end in ('low', 'high'):
+    if name.endswith(f'.{end}'):
+      return f'{name[: -len(end) - 1]}%2E{end}'
+  return name
+
+
 def wilson_interval(
   correct: ArrayLike, total: ArrayLike, *, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -52,6 +52,14 @@ class Network(nn.Module):
       self.embedding_dim >= 0, 'embedding_dim', self.embedding_dim, '>= 0'
     )
     require(np.all(np.asarray(self.std) > 0), 'std', self.std, 'positive')
+    for field, value in (('mean', self.mean), ('std', self.std)):
+      require(
+        np.all(np.abs(np.asarray(value)) <= 10),
+        field,
+        value,
+        'about at most 1: images are in [0, 1], so divide what is for bytes by'
+        ' 255',
+      )
 
   @property
   def compute_dtype(self) -> Any:

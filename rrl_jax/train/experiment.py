@@ -309,7 +309,15 @@ def build(
   has_groups = train.batch_groups is not None
   size = augmentation['resized_crop']
   height, width, channels = train.image_shape
+  if size > min(height, width):
+    raise ConfigError(
+      f'data.augment.resized_crop={size} is larger than the images,'
+      f' {height}x{width}: the network would train at one size and be evaluated'
+      ' at another'
+    )
   image_shape = (size or height, size or width, channels)
+  for task in tasks:
+    _check_size(task, model, image_shape, size)
   key = jax.random.key(0)
   given = abstract_batch(config.batch_size, train.image_shape)
   try:  # Shapes tell what is wrong with a field before any work.
@@ -346,6 +354,24 @@ def build(
     total_steps=total_steps,
     step=step,
     init=lambda key: init(jax.random.fold_in(key, 0)),
+  )
+
+
+def _check_size(task, model, image_shape, crop):
+  """Raises ConfigError if a network has no weights for a task's images."""
+  *sides, channels = task.train.image_shape
+  shape = (*(min(side, crop or side) for side in sides), channels)
+  weights = lambda shape: jax.tree.map(
+    lambda leaf: leaf.shape,
+    jax.eval_shape(
+      lambda key: models.init(model, key, shape), jax.random.key(0)
+    ),
+  )
+  if shape == image_shape or weights(shape) == weights(image_shape):
+    return
+  raise ConfigError(
+    f'transfer.{task.name}: images of {shape[0]}x{shape[1]}, and the network is'
+    f' one of images of {image_shape[0]}x{image_shape[1]} alone'
   )
 
 

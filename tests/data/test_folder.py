@@ -123,7 +123,8 @@ def test_resizing_agrees_with_the_mean_of_blocks(tmp_path, rng):
   array = rng.integers(0, 256, (64, 64), np.uint8)
   smooth = np.repeat(np.repeat(array[:8, :8], 8, axis=0), 8, axis=1)
   for i in range(5):
-    save(tmp_path / 'a' / f'{i}.png', smooth)
+    for name in 'ab':
+      save(tmp_path / name / f'{i}.png', smooth)
   train, _ = load(tmp_path, image_size=8)
   # Bilinear with antialiasing weighs a little of the neighbours too.
   blocks = array[:8, :8].astype(float)
@@ -178,6 +179,7 @@ def test_empty_folders_are_named(tmp_path):
   with pytest.raises(DataError, match='does not exist'):
     load(tmp_path / 'nowhere')
   (tmp_path / 'a').mkdir()
+  (tmp_path / 'b').mkdir()
   with pytest.raises(DataError, match='a holds no .png'):
     load(tmp_path)
 

@@ -315,10 +315,6 @@ def test_unusable_groups_are_told_in_one_line(kw, message):
       {'groups': {'kind': 'colour'}, 'image_shape': (8, 8, 4)},
       'images of 4 channels',
     ),
-    (
-      {'groups': {'kind': 'patch'}, 'num_classes': 1},
-      'num_attributes: one class, so give at least 2',
-    ),
   ],
 )
 def test_load_tells_what_is_wrong_with_groups(kw, message):

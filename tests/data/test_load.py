@@ -209,11 +209,6 @@ def test_noise_is_checked_before_any_data_are_read():
     ('digits', {'noise': {'rat': 1}}, 'data.noise.rat: known are kind, rate,'),
     ('digits', {'noise': 0.4}, 'data.noise=0.4: fields kind, rate'),
     ('digits', {'abnormal': {'rate': 7}}, 'data.abnormal.rate=7'),
-    (
-      'mock',
-      {'num_classes': 1, 'noise': {'kind': 'symmetric', 'rate': 0.1}},
-      "data.noise.kind='symmetric': there is no other class",
-    ),
     ('digits', {'imbalance': '1,2'}, '2 fractions for 10 concepts'),
   ],
 )
