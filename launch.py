@@ -504,7 +504,7 @@ def _default_workdir(text, config):
     name, _, where = word.partition('=')
     words.append(pathlib.Path(where).stem if name in _OWN_IMAGES else word)
   if config.get('features'):
-    words.append(pathlib.Path(config.features).stem)
+    words.append(pathlib.Path(config['features']).stem)
   return pathlib.Path('runs', '-'.join(words).replace('/', '_'))
 
 
