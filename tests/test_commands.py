@@ -93,7 +93,8 @@ def test_there_are_commands_of_every_kind():
 
 def config_of(command):
   """The config of a command, read as launch.py reads it."""
-  read, rest = launch._read(['launch.py', *shlex.split(command)])
+  words = [word for word in shlex.split(command) if word != '--help']
+  read, rest = launch._read(['launch.py', *words])
   known = flags.FlagValues()
   for flag in flags.FLAGS.flags_by_module_dict()['launch']:
     known[flag.name] = copy.deepcopy(flag)

@@ -207,9 +207,9 @@ def test_help_names_exit_codes_and_configs(capsys):
     ),
     (
       'configs/studies/hro.py',
-      ('study.methods=ERM, ', 'study.seeds'),
+      ('study.methods=CL, ', 'study.seeds'),
     ),
-    ('configs/indicators.py', ('train_only', 'pool.models=mlp, ')),
+    ('configs/indicators.py', ('train_only', 'pool.models=crop, ')),
   ],
 )
 def test_help_of_a_config_shows_its_own_words_and_fields(text, words, capsys):

@@ -186,8 +186,8 @@ def _apply(config, base, given, *, fit=True):
     if name.rpartition('.')[2] == 'norm':
       _check_radius(config, name, before[name], given)
   _check_inner(config, named, given)
-  for question in needed:
-    raise ConfigError(question)
+  if needed:
+    raise ConfigError(needed[0])
   _check_values(config)
   return values, _remark(before, config, given, named)
 
