@@ -38,8 +38,18 @@ def evaluate(
     ``test/accuracy/<concept>``, ``train/accuracy``, the share of test images
     that are training images as ``test/seen_in_training``, if there is any, and
     the concepts' sizes as figures.
+
+  Raises:
+    ValueError: Logits that have not one column for each class.
   """
   rules.check('accuracy', RULES, {'train_examples': train_examples})
+  logits, _ = encoder.predict(data.test.images)
+  columns, num_classes = logits.shape[1], data.test.num_classes
+  if columns != num_classes:
+    raise ValueError(
+      'apply must return (logits [B, K], features [B, D]): the logits have'
+      f' {columns} columns, and there are {num_classes} classes'
+    )
   correct, total = concept_counts(encoder, data.test)
   images = test_images(data.test)
   yield (

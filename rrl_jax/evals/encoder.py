@@ -74,7 +74,7 @@ class Encoder:
     apply = self.apply
 
     def encode(variables, images):
-      return apply(variables, augment.to_float(images))
+      return _outputs(apply(variables, augment.to_float(images)), len(images))
 
     return self._encoding.setdefault(apply, encode)
 
@@ -177,3 +177,24 @@ class Encoder:
       return block[at : at + last - first]
 
     return jax.make_array_from_callback((total, *block.shape[1:]), where, read)
+
+
+def _outputs(found, num_images):
+  """Logits and features of a batch, or ValueError that says what came."""
+  what = type(found).__name__
+  if isinstance(found, dict):
+    what = f'a dict of {", ".join(map(str, found))}'
+  elif isinstance(found, tuple | list):
+    shapes = [str(getattr(x, 'shape', type(x).__name__)) for x in found]
+    what = f'{len(shapes)} values of shapes {", ".join(shapes)}'
+    right = all(
+      len(getattr(x, 'shape', ())) == 2 and len(x) == num_images for x in found
+    )
+    if len(found) == 2 and right:
+      return tuple(found)
+  elif hasattr(found, 'shape'):
+    what = f'one array of shape {found.shape}'
+  raise ValueError(
+    f'apply must return (logits [{num_images}, K], features [{num_images}, D]),'
+    f' got {what}'
+  )

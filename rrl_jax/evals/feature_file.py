@@ -74,6 +74,11 @@ def read(path: str | os.PathLike) -> FeatureFile:
       raise DataError(
         f'{path}: logits has {len(logits)} rows, features {len(features)}'
       )
+    if _are_probabilities(logits):
+      raise DataError(
+        f'{path}: logits holds probabilities, each row of which adds up to 1;'
+        ' give the logits, or their logarithm'
+      )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
       raise DataError(
         f'{path}: labels run from {labels.min()} to {labels.max()}, logits has'
@@ -119,6 +124,13 @@ def _rows(path, arrays, name):
       f' first in row {np.argmin(finite)}'
     )
   return x
+
+
+def _are_probabilities(rows):
+  """Whether rows look like a softmax, in 16 bits too, and not all alike."""
+  inside = rows.min() >= 0 and rows.max() <= 1 + 1e-2
+  adds_up = np.abs(rows.sum(axis=1) - 1).max() < 1e-2
+  return inside and adds_up and np.ptp(rows, axis=0).max() > 0
 
 
 def _classes(path, arrays, name, length, of):

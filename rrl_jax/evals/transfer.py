@@ -97,7 +97,10 @@ def evaluate(
         predicted = knn.predict(
           train, labels, test, num_classes=num_classes, k=k
         )
-        how = f'{k} nearest neighbours by cosine similarity, one vote each'
+        used = min(k, len(labels))
+        how = f'{used} nearest neighbours by cosine similarity, one vote each'
+        if used < k:
+          how += f' (all that there are, fewer than k={k})'
       said[probe] = f'{how}, on frozen standardised features'
       right = predicted == task.test.labels
       measured = measurement.proportion(

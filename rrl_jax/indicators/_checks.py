@@ -73,6 +73,15 @@ def classes(name: str, labels: np.ndarray, least: int = 2) -> np.ndarray:
   return indices
 
 
+def columns(name: str, labels: np.ndarray, count: int) -> None:
+  """Raises DataError unless all labels are columns 0 to ``count - 1``."""
+  if labels.min() < 0 or labels.max() >= count:
+    raise DataError(
+      f'{name} run from {labels.min()} to {labels.max()}, and the {count}'
+      f' columns are the classes 0 to {count - 1}'
+    )
+
+
 def probabilities(
   name: str, x: ArrayLike, length: int | None = None
 ) -> np.ndarray:

@@ -60,6 +60,7 @@ def expected_calibration_error(
   """
   labels = _checks.integers('labels', labels)
   p = _checks.probabilities('probabilities', probabilities, len(labels))
+  _checks.columns('labels', labels, p.shape[1])
   _checks.at_least('num_bins', num_bins, 1)
   confidence = p.max(axis=1)
   gap = (p.argmax(axis=1) == labels) - confidence

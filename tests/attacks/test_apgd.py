@@ -204,6 +204,17 @@ def test_flat_or_broken_losses_give_finite_points():
     assert not np.isnan(result.best_losses).any()
 
 
+@pytest.mark.fast
+def test_cross_entropy_rises_from_the_label_and_to_the_target():
+  logits = jnp.array([[5.0, 1.0, 2.0, 4.0], [0.0, 9.0, 3.0, 1.0]])
+  labels, targets = jnp.array([0, 2]), jnp.array([2, 1])
+  log_p = np.array(jax.nn.log_softmax(logits))
+  value = _logit_losses.evaluate('ce', logits, labels, None)
+  np.testing.assert_allclose(value, -log_p[[0, 1], labels], rtol=1e-5)
+  value = _logit_losses.evaluate('ce', logits, labels, targets)
+  np.testing.assert_allclose(value, log_p[[0, 1], targets], rtol=1e-3)
+
+
 def test_dlr_is_the_published_ratio():
   logits = jnp.array([[5.0, 1.0, 2.0, 4.0], [0.0, 9.0, 3.0, 1.0]])
   value = _logit_losses.evaluate('dlr', logits, jnp.array([0, 2]), None)

@@ -101,3 +101,43 @@ def test_a_network_of_this_library_serves(key):
   logits, features = encoder.predict(toy.source().images)
   assert logits.shape == (203, 5)
   assert features.shape == (203, 8)
+
+
+@pytest.mark.parametrize(
+  ('apply', 'words'),
+  [
+    (lambda v, x: {'logits': x[:, 0, 0], 'probs': x[:, 0, 0]}, 'a dict of log'),
+    (lambda v, x: x[:, 0, 0], r'one array of shape \(4, 1\)'),
+    (lambda v, x: (x[:, 0, 0], x), r'2 values of shapes .*\(4, 2, 2, 1\)'),
+    (lambda v, x: (x[:2, 0, 0], x[:2, 0, 0]), r'shapes \(2, 1\), \(2, 1\)'),
+    (lambda v, x: (x[:, 0, 0],) * 3, '3 values'),
+  ],
+)
+def test_a_network_that_returns_something_else_is_told_so(apply, words):
+  encoder = evals.Encoder(apply, {}, batch_size=4)
+  with pytest.raises(ValueError, match=f'apply must return.*{words}') as error:
+    encoder.predict(np.zeros((4, 2, 2, 1), np.float32))
+  assert '\n' not in str(error.value)
+
+
+def test_a_logit_column_too_many_is_told():
+  apply = lambda v, x: (jnp.zeros((len(x), 6)), x[:, 0, 0])
+  data = evals.EvalData(toy.source(), toy.source())
+  with pytest.raises(ValueError, match='6 columns, and there are 5 classes'):
+    evals.run(
+      evals.Encoder(apply, {}), data, {'accuracy': {}}, key=jax.random.key(0)
+    )
+
+
+def test_all_neighbours_that_there_are_is_what_the_protocol_says():
+  source = toy.source().take(np.arange(12))
+  task = evals.Task('small', source, source)
+  found, _ = evals.run(
+    toy.encoder(),
+    evals.EvalData(source, source, (task,)),
+    {'transfer': {'probes': ('knn',), 'k': 50}},
+    key=jax.random.key(0),
+  )
+  said = found['transfer/small/knn_accuracy'].protocol
+  assert '12 nearest neighbours' in said
+  assert 'fewer than k=50' in said

@@ -105,3 +105,16 @@ def test_what_is_no_npz_file_is_one_line(tmp_path):
     feature_file.read(plain)
   with pytest.raises(ConfigError, match="features='': the path of a .npz"):
     feature_file.read('')
+
+
+@pytest.mark.parametrize('dtype', [np.float64, np.float16])
+def test_probabilities_for_logits_are_refused(tmp_path, dtype):
+  logits = arrays()['logits']
+  probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  path = tmp_path / 'x.npz'
+  np.savez(path, **arrays(logits=probs.astype(dtype)))
+  with pytest.raises(DataError, match='logits holds probabilities'):
+    feature_file.read(path)
+  # What a constant network says is no sign of it.
+  np.savez(path, **arrays(logits=np.tile(np.eye(4)[:1], (12, 1))))
+  assert feature_file.read(path).logits is not None

@@ -168,3 +168,9 @@ def test_calinski_harabasz_equals_scikit_learns(data):
     indicators.calinski_harabasz(np.eye(2)[[0, 0, 1, 1]], [0, 0, 1, 1])
   with pytest.raises(DataError, match='50 clusters of 50 rows'):
     indicators.calinski_harabasz(z, np.arange(50))
+
+
+@pytest.mark.parametrize('labels', [[1, 2, 3], [-1, 0, 1]])
+def test_labels_that_are_no_columns_are_refused(labels):
+  with pytest.raises(DataError, match='3 columns are the classes 0 to 2'):
+    indicators.expected_calibration_error(np.eye(3), labels)
