@@ -161,7 +161,7 @@ def on_mock_data(config: ConfigDict) -> ConfigDict:
   if 'automobile' in config.data.concepts:  # Mock classes are numbers.
     config.data.concepts = 'vehicles=0,1,8,9 animals=2-7'
   if config.data.augment.resized_crop:
-    config.data.augment.resized_crop = 32
+    config.data.augment.resized_crop = min(32, size)
   if config.objective.kw.get('warmup_steps'):
     config.objective.kw.warmup_steps = 1
   config.batch_size = 8
