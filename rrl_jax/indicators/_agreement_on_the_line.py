@@ -123,10 +123,9 @@ def agreement_on_the_line(
   index = np.arange(len(x))
   rows[index, i] = rows[index, j] = 0.5
   wanted = y + slope * ((accuracy[i] + accuracy[j]) / 2 - x)
-  solved = np.linalg.lstsq(rows, wanted, rcond=None)[0]
   simple = slope * accuracy + bias
-  # A model in no pair has nothing but the line.
-  solved = np.where(rows.any(axis=0), solved, simple)
+  # What the pairs leave open, as without an odd cycle of models, is the line's.
+  solved = simple + np.linalg.lstsq(rows, wanted - rows @ simple, rcond=None)[0]
   return AgreementOnTheLine(
     simple=scipy.special.ndtr(simple),
     pairwise=scipy.special.ndtr(solved),

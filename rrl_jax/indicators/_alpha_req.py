@@ -18,8 +18,8 @@ def alpha_req(
   Args:
     features: Float, shape ``[N, D]``.
     first: Index j from 1 of the first eigenvalue used; the largest few stray.
-    last: Index of the last, included, or None for all above 1e-10 of the
-      largest.
+    last: Index of the last, included, or None for all that are more than
+      rounding of the features' dtype.
 
   Returns:
     alpha; about 1 is reported to go with good features.
@@ -42,11 +42,12 @@ def alpha_req(
   .. note::
     The range of indices is a choice here.
   """
-  z = _checks.features('features', features).astype(np.float64)
+  raw = _checks.features('features', features)
+  z = raw.astype(np.float64)
   _checks.at_least('first', first, 1)
   singular = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)
   eigenvalues = singular**2 / len(z)
-  kept = eigenvalues[eigenvalues > 1e-10 * eigenvalues[0]]
+  kept = eigenvalues[singular > _checks.rounding(raw)]
   stop = len(kept) if last is None else min(last, len(kept))
   if stop - first < 1:
     raise DataError(

@@ -34,7 +34,8 @@ def calinski_harabasz(features: ArrayLike, assignments: ArrayLike) -> float:
   References:
     Calinski and Harabasz, A dendrite method for cluster analysis, 1974.
   """
-  z = _checks.features('features', features).astype(np.float64)
+  raw = _checks.features('features', features)
+  z = raw.astype(np.float64)
   labels = _checks.integers('assignments', assignments, len(z))
   labels = _checks.classes('assignments', labels)
   sizes = np.bincount(labels)
@@ -45,6 +46,6 @@ def calinski_harabasz(features: ArrayLike, assignments: ArrayLike) -> float:
   means /= sizes[:, None]
   within = np.sum((z - means[labels]) ** 2)
   between = np.sum(sizes[:, None] * (means - z.mean(axis=0)) ** 2)
-  if not within > 0:
+  if _checks.is_rounding(within, raw):
     raise DataError('features has clusters that are points: no variance within')
   return float(between * (len(z) - len(sizes)) / (within * (len(sizes) - 1)))

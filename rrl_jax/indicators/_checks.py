@@ -73,6 +73,31 @@ def classes(name: str, labels: np.ndarray, least: int = 2) -> np.ndarray:
   return indices
 
 
+def rounding(x: np.ndarray) -> float:
+  """Singular values of a centred matrix up to which it holds rounding alone.
+
+  Args:
+    x: The matrix before it is centred, ``[N, D]``, in the dtype in which it
+      was made: float32 as float64 has the rounding of float32.
+
+  Returns:
+    ``eps(dtype) * max(N, D)`` times the largest singular value of ``x``.
+  """
+  largest = np.linalg.norm(np.asarray(x, np.float64), 2)
+  return float(np.finfo(x.dtype).eps * max(x.shape) * largest)
+
+
+def is_rounding(squares: float, x: np.ndarray) -> bool:
+  """Whether a sum of squared deviations of ``x`` is no more than rounding.
+
+  Args:
+    squares: The sum, over all entries or over means of them.
+    x: What deviates, ``[N, D]``, in the dtype in which it was made.
+  """
+  total = np.sum(np.square(x, dtype=np.float64))
+  return not squares > (16 * np.finfo(x.dtype).eps) ** 2 * total
+
+
 def columns(name: str, labels: np.ndarray, count: int) -> None:
   """Raises DataError unless all labels are columns 0 to ``count - 1``."""
   if labels.min() < 0 or labels.max() >= count:

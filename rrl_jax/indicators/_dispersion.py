@@ -35,7 +35,8 @@ def dispersion(features: ArrayLike, predictions: ArrayLike) -> float:
     Xie et al., `On the Importance of Feature Separability in Predicting
     Out-Of-Distribution Error <https://arxiv.org/abs/2303.15488>`_, 2023.
   """
-  z = _checks.features('features', features).astype(np.float64)
+  raw = _checks.features('features', features)
+  z = raw.astype(np.float64)
   groups = _checks.integers('predictions', predictions, len(z))
   groups = _checks.classes('predictions', groups)
   sizes = np.bincount(groups)
@@ -43,6 +44,6 @@ def dispersion(features: ArrayLike, predictions: ArrayLike) -> float:
   np.add.at(means, groups, z)
   means /= sizes[:, None]
   between = np.sum(sizes[:, None] * (means - z.mean(axis=0)) ** 2)
-  if not between > 0:
+  if _checks.is_rounding(between, raw):
     raise DataError('features has the same mean in every predicted class')
   return float(np.log(between / (len(sizes) - 1)))

@@ -16,7 +16,8 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     labels: Classes, integers, shape ``[N]``.
 
   Returns:
-    From 0 to min(C - 1, D); higher means that classes explain more.
+    From 0 to min(C - 1, D); higher means that classes explain more. Directions
+    that only rounding fills count for nothing; 0 for constant features.
 
   Raises:
     DataError: NaN features, labels of another length, or one class.
@@ -30,7 +31,8 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     Bao et al., `An Information-Theoretic Approach to Transferability in Task
     Transfer Learning <https://arxiv.org/abs/2212.10082>`_, 2019.
   """
-  z = _checks.features('features', features).astype(np.float64)
+  raw = _checks.features('features', features)
+  z = raw.astype(np.float64)
   labels = _checks.integers('labels', labels, len(z))
   labels = _checks.classes('labels', labels)
   z = z - z.mean(axis=0)
@@ -39,6 +41,6 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
   means /= np.bincount(labels)[:, None]
   # Cov(z)^+ = N V diag(1 / sigma^2) V^T; the trace is a sum of squares.
   _, singular, directions = np.linalg.svd(z, full_matrices=False)
-  kept = singular > 1e-10 * max(singular[0], 1e-300)
+  kept = singular > _checks.rounding(raw)
   whitened = means[labels] @ directions[kept].T / singular[kept]
   return float(np.sum(whitened**2))

@@ -98,6 +98,9 @@ def _on_device(features, num_clusters, num_restarts, max_iterations, tol, seed):
   """By ott-jax."""
   import jax
 
+  # Distances are differences of squares, whose digits a large mean would take.
+  centre = features.mean(axis=0, dtype=np.float64)
+  features = (features - centre).astype(features.dtype)
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # ott warns of what it imports.
     from ott.tools import k_means

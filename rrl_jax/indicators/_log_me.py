@@ -2,8 +2,11 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+import scipy.optimize
 
 from rrl_jax.indicators import _checks
+
+_LOG_RATIOS = (-40.0, 40.0)
 
 
 def log_me(features: ArrayLike, labels: ArrayLike) -> float:
@@ -17,9 +20,10 @@ def log_me(features: ArrayLike, labels: ArrayLike) -> float:
       - \tfrac12 \sum_j \ln(a + b \sigma_j^2)
       - \tfrac b2 \|y - F m\|^2 - \tfrac a2 \|m\|^2 - \tfrac N2 \ln 2\pi
 
-  is maximised over a and b by the fixed point :math:`\gamma = \sum_j
-  \sigma_j^2 / (\sigma_j^2 + a/b)`, :math:`a = \gamma / \|m\|^2`, :math:`b = (N
-  - \gamma) / \|y - F m\|^2`; L / N is averaged over the classes.
+  is maximised over a and b: for a ratio r = a / b the best b is :math:`N /
+  (\|y - F m\|^2 + r \|m\|^2)`, and r is searched for between :math:`e^{-40}`
+  and :math:`e^{40}` of the largest :math:`\sigma^2`; L / N is averaged over the
+  classes. A factor of the features changes nothing.
 
   Args:
     features: Float, shape ``[N, D]``.
@@ -40,12 +44,11 @@ def log_me(features: ArrayLike, labels: ArrayLike) -> float:
 
   References:
     You et al., `LogME: Practical Assessment of Pre-trained Models for Transfer
-    Learning <https://arxiv.org/abs/2102.11005>`_, 2021, and the fixed
-    point of its 2022 extension.
+    Learning <https://arxiv.org/abs/2102.11005>`_, 2021.
 
   .. note::
-    The evidence is that of the last a and b, with m recomputed; directions
-    without variance count in the sum where D > N.
+    The authors' fixed point has guards of 1e-5 and stops after 11 steps, short
+    of the maximum and depending on the scale of the features.
   """
   z = _checks.features('features', features).astype(np.float64)
   labels = _checks.integers('labels', labels, len(z))
@@ -69,33 +72,33 @@ def evidence(
     dim: D.
     y: Target, ``[N]``.
   """
-  n, squares = len(y), singular**2
+  n = len(y)
   x2 = (left.T @ y) ** 2
   outside = max(float(np.sum(y**2) - x2.sum()), 0.0)
+  # In units of the largest one, so that a factor of the features is nothing.
+  unit = singular[0] if singular[0] > 0 else 1.0
+  squares = (singular / unit) ** 2
 
-  def moments(ratio):
-    gamma = np.sum(squares / (squares + ratio))
+  def moments(log_ratio):
+    ratio = np.exp(log_ratio)
     m2 = np.sum(squares * x2 / (squares + ratio) ** 2)
     residual = np.sum(x2 * (ratio / (squares + ratio)) ** 2) + outside
-    return gamma, m2, residual
+    return residual + ratio * m2
 
-  a = b = 1.0
-  for _ in range(11):
-    ratio = a / b
-    gamma, m2, residual = moments(ratio)
-    a, b = gamma / (m2 + 1e-5), max(n - gamma, 1e-5) / (residual + 1e-5)
-    a = max(a, 1e-12)
-    if abs(a / b - ratio) <= 1e-3 * ratio:
-      break
-  _, m2, residual = moments(a / b)
-  flat = dim - len(squares)
-  log_determinant = np.sum(np.log(a + b * squares)) + flat * np.log(a)
-  value = (
-    dim * np.log(a)
-    + n * np.log(b)
-    - log_determinant
-    - b * residual
-    - a * m2
-    - n * np.log(2 * np.pi)
-  ) / 2
-  return float(value), float(a), float(b)
+  def minus_evidence(log_ratio):
+    """At the best b of a ratio a / b, which is n over the moments."""
+    log_determinant = np.sum(np.log(squares + np.exp(log_ratio)))
+    value = len(squares) * log_ratio - log_determinant
+    value -= n * np.log(max(moments(log_ratio), 1e-300))
+    return -(value + n * (np.log(n) - 1 - np.log(2 * np.pi))) / 2
+
+  grid = np.linspace(*_LOG_RATIOS, 241)
+  at = int(np.argmin([minus_evidence(x) for x in grid]))
+  found = scipy.optimize.minimize_scalar(
+    minus_evidence,
+    bounds=(grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]),
+    method='bounded',
+    options={'xatol': 1e-9},
+  )
+  b = n / max(moments(found.x), 1e-300)
+  return -float(found.fun), float(np.exp(found.x) * b * unit**2), float(b)

@@ -76,7 +76,8 @@ def neural_collapse(
     NC1 is not divided by C, as in the authors' notebook; :math:`\mu_G` is the
     mean of the class means, which is the mean of all rows for balanced classes.
   """
-  z = _checks.features('features', features).astype(np.float64)
+  given = _checks.features('features', features)
+  z = given.astype(np.float64)
   raw = _checks.integers('labels', labels, len(z))
   y = _checks.classes('labels', raw)
   names = np.unique(raw)
@@ -86,7 +87,8 @@ def neural_collapse(
   means /= sizes[:, None]
   centred = means - means.mean(axis=0)
   lengths = np.linalg.norm(centred, axis=1)
-  if not lengths.min() > 1e-12 * np.abs(means).max():
+  least = _checks.rounding(means.astype(given.dtype))
+  if not lengths.min() > least:
     raise DataError(
       'features has a class whose mean is the mean of all classes, so that it'
       ' has no direction'
@@ -96,7 +98,7 @@ def neural_collapse(
   _, singular, directions = np.linalg.svd(
     centred / np.sqrt(len(sizes)), full_matrices=False
   )
-  kept = singular > 1e-10 * singular[0]
+  kept = singular > least / np.sqrt(len(sizes))
   projected = rest @ directions[kept].T / singular[kept]
   unit = centred / lengths[:, None]
   off = ~np.eye(len(sizes), dtype=bool)

@@ -241,8 +241,16 @@ def robustness_indicators(
       put(f'{name}_ratio', found[name] / accuracy)
 
   put('knn_accuracy', _defined(nearest_neighbor_accuracy, part, labels[rows]))
+  # A class without a row here has no mean that NC3 could compare with.
+  whole = (
+    weights is not None and np.shape(weights)[1:] == np.unique(labels).shape
+  )
   collapse = _defined(
-    neural_collapse, z, labels, weights=weights, predictions=predictions
+    neural_collapse,
+    z,
+    labels,
+    weights=weights if whole else None,
+    predictions=predictions,
   )
   if collapse is not None:
     for name, value in zip(
