@@ -109,6 +109,7 @@ def corrupt(
     )
   if min(images.shape[1:3]) < 16:
     raise ValueError(f'images have shape {images.shape}: sides of at least 16')
+  _check_range(images)
   if example_ids is None:
     example_ids = jnp.arange(len(images))
   example_ids = jnp.asarray(example_ids)
@@ -229,3 +230,16 @@ def _constants(name: Any, severity: Any, table: Any) -> tuple[float, ...]:
     raise ConfigError(f'corruption severity={severity!r}: 1, 2, 3, 4 or 5')
   constants = _severity.TABLES[table][name][severity - 1]
   return constants if isinstance(constants, tuple) else (constants,)
+
+
+def _check_range(images):
+  """Raises ValueError for floats outside [0, 1]; traced ones pass."""
+  if isinstance(images, jax.core.Tracer) or not images.size:
+    return
+  low, high = float(jnp.min(images)), float(jnp.max(images))
+  slack = 4 * float(jnp.finfo(images.dtype).eps)
+  if not (low >= -slack and high <= 1 + slack):  # NaN fails as well.
+    raise ValueError(
+      f'images hold values from {low:.9g} to {high:.9g}; floats must lie in'
+      ' [0, 1]'
+    )

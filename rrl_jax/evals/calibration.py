@@ -82,7 +82,8 @@ def evaluate(
     measurement.bootstrap(
       lambda log_p: -log_p.mean(),
       (log_p[np.arange(len(labels)), labels],),
-      f'mean cross entropy in nats, {test_images(data.test)}',
+      f'mean cross entropy in nats, {test_images(data.test)}, with an interval'
+      ' that is too short where a few confident errors make most of it',
       resamples=resamples,
       bounds=(0.0, np.inf),
     ),

@@ -187,3 +187,13 @@ def test_what_is_no_batch_of_images_is_refused(key):
     corruptions.corrupt(
       images, key, **kw, frost_textures=np.zeros((9, 9, 3), np.uint8)
     )
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize('wrong', [255.0, -0.1, np.nan])
+def test_images_outside_of_the_range_are_refused(wrong):
+  images = jnp.full((2, 16, 16, 3), 0.5).at[1, 2, 3, 0].set(wrong)
+  with pytest.raises(ValueError, match=r'floats must lie in \[0, 1\]'):
+    corruptions.corrupt(
+      images, jax.random.key(0), name='brightness', severity=1
+    )
