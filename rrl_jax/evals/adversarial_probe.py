@@ -146,6 +146,8 @@ def evaluate(
   attack = attacked.PGD(test_key, epsilon, step_size, num_steps, norm)
   tx = sgd.optimizer(momentum, weight_decay)
 
+  encode = encoder.apply
+
   # The encoder is part of the state, so that tasks share the program.
   def step(state, images, labels, ids, rate, step_key):
     network, moments, head, opt_state = state
@@ -153,7 +155,7 @@ def evaluate(
 
     def logits_fn(head, x):
       mean, scale = moments
-      features = encoder.apply(network, x)[1].astype(mean.dtype)
+      features = encode(network, x)[1].astype(mean.dtype)
       return linear_head.linear((features - mean[None]) * scale[None], *head)
 
     def loss_fn(head, x):
@@ -164,6 +166,7 @@ def evaluate(
     direction, opt_state = tx.update(grads, opt_state, head)
     return network, moments, sgd.descend(head, direction, rate), opt_state
 
+  step = encoder.remembered('adversarial_probe', step, values, test_key)
   classifier = linear_head.classifier(encoder)
   found = collections.defaultdict(list)
   for task, chosen in zip(data.tasks, fitted, strict=True):

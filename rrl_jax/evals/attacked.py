@@ -42,7 +42,6 @@ class PGD:
   step_size: float | None
   num_steps: int
   norm: str
-  _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
 
   def __str__(self) -> str:
     """The attack in words, for a protocol."""
@@ -56,6 +55,15 @@ class PGD:
     if self.step_size is None:
       return 2.5 * self.epsilon / self.num_steps
     return self.step_size
+
+  @property
+  def _settings(self):
+    return {
+      'epsilon': self.epsilon,
+      'step_size': self._size,
+      'num_steps': self.num_steps,
+      'norm': self.norm,
+    }
 
   def ascend(
     self,
@@ -100,12 +108,13 @@ class PGD:
     Returns:
       The share that is right before and after the attack.
     """
-    if classifier.apply not in self._compiled:
-      self._compiled[classifier.apply] = self._right(classifier.apply)
+    attacked = classifier.remembered(
+      'attacked', self._right(classifier.apply), self._settings, self.key
+    )
     chosen = source.take(ids)
     (before, by_entropy), (_, by_margin) = (
       classifier.map_batches(
-        self._compiled[classifier.apply],
+        attacked,
         chosen.images,
         chosen.labels,
         ids,

@@ -1,7 +1,7 @@
 """An encoder over a whole set: batches of one shape, padding, many devices."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, Self
 
@@ -50,6 +50,35 @@ class Encoder:
   def with_variables(self, variables: Any) -> Self:
     """The same network with other variables; nothing is compiled anew."""
     return dataclasses.replace(self, variables=variables, _predicted={})
+
+  def remembered(
+    self,
+    name: str,
+    made: Any,
+    settings: Mapping[str, Any],
+    key: jax.Array | None = None,
+  ) -> Any:
+    """What was made first under a name, with such settings and such a key.
+
+    An evaluator that is called again makes its functions again. They would be
+    compiled again too, and each program stays, if the first one were not used.
+
+    Args:
+      name: Of the evaluator and the function.
+      made: A function to map, or an encoder, that depends on ``apply``, the
+        settings and the key alone.
+      settings: All that it closes over.
+      key: Key that it closes over, or None.
+
+    Returns:
+      ``made``, or what was given before in its place.
+    """
+    words = None
+    if key is not None:
+      words = tuple(np.asarray(jax.random.key_data(key)).tolist())
+    return self._jitted.setdefault(
+      ('made', name, self.apply, repr(dict(settings)), words), made
+    )
 
   def predict(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Logits and features of a set, computed once and then remembered.

@@ -196,6 +196,8 @@ def evaluate(
   classifier = Encoder(
     apply, None, batch_size=encoder.batch_size, mesh=encoder.mesh
   )
+  classifier = encoder.remembered('fine_tune head', classifier, {})
+  step = encoder.remembered('fine_tune', step, values, test_key)
   objective = f'TRADES (beta {beta:g})' if loss == 'trades' else 'cross-entropy'
   said = f'fine-tuned by {objective} on images attacked by {inner}'
   found = collections.defaultdict(list)

@@ -95,13 +95,15 @@ def classifier(encoder: Encoder) -> Encoder:
     A classifier whose variables are ``(variables of the encoder, w [D, K],
     b [K])``; give it some by `Encoder.with_variables`.
   """
+  encode = encoder.apply
 
   def apply(variables, images):
     network, w, b = variables
-    features = encoder.apply(network, images)[1]
+    features = encode(network, images)[1]
     return linear(features, w, b), features
 
-  return Encoder(apply, None, batch_size=encoder.batch_size, mesh=encoder.mesh)
+  made = Encoder(apply, None, batch_size=encoder.batch_size, mesh=encoder.mesh)
+  return encoder.remembered('linear head', made, {'size': encoder.batch_size})
 
 
 def linear(features: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:

@@ -205,10 +205,11 @@ def program(
     ``(variables, images [B, H, W, C], labels [B], ids [B], radius [B],
     margin [B]) -> Attacked``; margin says whether an image is attacked by it.
   """
+  apply = encoder.apply  # Not the encoder, whose variables would stay too.
 
   def attacked(variables, images, labels, ids, radius, margin):
     images = augment.to_float(images)
-    logits_fn = lambda x: encoder.apply(variables, x)[0]
+    logits_fn = lambda x: apply(variables, x)[0]
     logits = logits_fn(images)
     loss_fn = scale_free_loss(logits_fn, labels, logits, margin)
     gap = scale_free_loss(logits_fn, labels, logits, True)
@@ -230,7 +231,8 @@ def program(
       jnp.all(slope == 0, axis=(1, 2, 3)),
     )
 
-  return attacked
+  settings = {'step_size': step_size, 'num_steps': num_steps, 'norm': norm}
+  return encoder.remembered('pgd', attacked, settings, key)
 
 
 def scale_free_loss(

@@ -48,9 +48,11 @@ def evaluate(
   if encoder.network is None:
     return
 
+  network = encoder.network
+
   def decode(variables, images):
     images = augment.to_float(images)
-    (_, out), _ = encoder.network(*variables, images, train=False)
+    (_, out), _ = network(*variables, images, train=False)
     return out.get('reconstruction')
 
   test = data.test.take(choose(key, len(data.test), num_examples))
@@ -66,6 +68,7 @@ def evaluate(
     error = jnp.mean(jnp.square(made - given), axis=(1, 2, 3))
     return error, given, made
 
+  compare = encoder.remembered('reconstruction', compare, {'size': size})
   errors, given, made = encoder.map_batches(compare, test.images)
   yield (
     'reconstruction/error',

@@ -161,11 +161,13 @@ def evaluate(
       example_ids=ids,
     )
 
+  apply = encoder.apply
+
   # The probe is a variable: tasks of one shape share a compiled program.
   def attacked(variables, images, ids, ball, labels):
     images = augment.to_float(images)
     network, w, b = variables
-    predict = lambda x: linear_head.linear(encoder.apply(network, x)[1], w, b)
+    predict = lambda x: linear_head.linear(apply(network, x)[1], w, b)
     loss_of = lambda logits: optax.softmax_cross_entropy_with_integer_labels(
       logits, labels
     )
@@ -185,11 +187,17 @@ def evaluate(
 
   def shifted(variables, images, ids, ball):
     images = augment.to_float(images)
-    features_fn = lambda x: encoder.apply(variables[0], x)[1]
+    features_fn = lambda x: apply(variables[0], x)[1]
     clean = features_fn(images)
     objective = attacks.feature_shift_objective(features_fn, clean)
     adv = ascend(objective, shift_key, images, ids, ball)
     return losses.feature_shift(clean, features_fn(adv), distance='l2')
+
+  of_attack = {'norm': norm, 'num_steps': num_steps}
+  attacked = encoder.remembered('robust_probe', attacked, of_attack, loss_key)
+  shifted = encoder.remembered(
+    'robust_probe shift', shifted, of_attack, shift_key
+  )
 
   def restarts(fn, head, task, ids, radius, *rows):
     """Yields what a function of a batch gives from each random start."""
@@ -221,6 +229,8 @@ def evaluate(
     )
 
   reach = downstream_bound.certifier(encoder)
+  if reach is not None:
+    reach = encoder.remembered('downstream_bound', reach, {})
   radii = {'': epsilon} | {f'/epsilon={e:g}': e for e in epsilons}
   said = {
     which: f'test images attacked end to end by {describe(radius)}, '

@@ -81,13 +81,16 @@ def evaluate(
       'back, linear interpolation, top-1',
     ),
   }
+  apply = encoder.apply
+  settings = values | {'size': source.image_shape}
   for name, (change, protocol) in shifts.items():
 
     def predict(variables, images, ids, change=change):
       images = change(augment.to_float(images), ids)
-      logits, _ = encoder.apply(variables, images)
+      logits, _ = apply(variables, images)
       return predicted(logits)
 
+    predict = encoder.remembered(f'shift {name}', predict, settings, noise_key)
     found = encoder.map_batches(predict, source.images, chosen)
     right = found == source.labels
     yield (

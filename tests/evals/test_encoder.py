@@ -141,3 +141,22 @@ def test_all_neighbours_that_there_are_is_what_the_protocol_says():
   said = found['transfer/small/knn_accuracy'].protocol
   assert '12 nearest neighbours' in said
   assert 'fewer than k=50' in said
+
+
+def test_evaluations_that_are_repeated_compile_nothing_anew():
+  data = toy.data()
+  few = {'num_steps': 1, 'num_examples': 8}
+  config = {
+    'accuracy': {},
+    'adversarial_probe': few | {'epochs': 1, 'num_train': 8},
+    'pgd': few,
+    'robust_probe': few | {'num_train': 8},
+    'shift': {'num_examples': 8},
+  }
+  encoder, key = toy.encoder(batch_size=8), jax.random.key(0)
+  counts = []
+  for step in range(3):  # Of a network that goes on training.
+    moved = jax.tree.map(lambda leaf, step=step: leaf + step, toy.variables())
+    evals.run(encoder.with_variables(moved), data, config, key=key)
+    counts.append(len(encoder._jitted))
+  assert counts[0] == counts[1] == counts[2]
