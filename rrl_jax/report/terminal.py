@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import math
 import textwrap
 from typing import NamedTuple
+from urllib import parse
 
 import rich.console
 import rich.text
@@ -42,10 +43,14 @@ def print_results(
   names = headline + others
   left = max(console.height, _LEAST_LINES) - _AROUND - bool(better)
   shown = {name: measurements[name] for name in names[:left]}
-  layout = _Layout.of(shown, console.width)
+  # As people write them: keys escape what would make two of them one.
+  plain = {name: parse.unquote(name) for name in shown}
+  layout = _Layout.of(
+    {plain[name]: found for name, found in shown.items()}, console.width
+  )
   rows = []
   for name, found in shown.items():
-    lines = layout.row(name, found)
+    lines = layout.row(plain[name], found)
     left -= len(lines)
     if left < 0:
       break
@@ -65,7 +70,7 @@ def print_results(
 def _order(measurements):
   """Names of the headline, of the others, and how many concepts are left out.
 
-  Single tasks of a mean, single concepts, the worst first, and passed checks
+  Single concepts, the worst first, single tasks of a mean, and passed checks
   come last, so that they are what has no room; what another number repeats is
   left out.
   """
@@ -82,7 +87,7 @@ def _order(measurements):
   }
   single = [n for n in values if n.count('/') > 1 and n.split('/')[1] in tasks]
   passed = [n for n in values if n.endswith(_SANITY) and values[n] == 1]
-  last = dict.fromkeys([*single, *concepts, *passed])
+  last = dict.fromkeys([*concepts, *single, *passed])
   without = {*headline, *repeated, *last}
   others = [name for name in measurements if name not in without]
   others += [n for n in last if n not in better and n not in headline]

@@ -6,7 +6,7 @@ import math
 import pytest
 import rich.console
 
-from rrl_jax.evals import Measurement
+from rrl_jax.evals import Measurement, measurement
 from rrl_jax.report import terminal
 
 pytestmark = pytest.mark.fast
@@ -138,3 +138,9 @@ def test_large_numbers_take_no_more_room():
 
 def test_nothing_measured_is_no_error():
   assert shown({}, 80).startswith('result')
+
+
+def test_names_of_classes_are_shown_as_people_write_them():
+  name = f'test/accuracy/{measurement.key_part("fine/risk.low")}'
+  text = shown({name: measurement.proportion(3, 4, 'images')}, 80)
+  assert 'test/accuracy/fine/risk.low' in text
