@@ -14,6 +14,7 @@ from rrl_jax.errors import ConfigError, DataError
 
 _IN_MEMORY_BYTES = 512 * 2**20  # Larger sets are read as they are needed.
 _CHUNK = 4096  # Examples checked or read at once.
+_SAMPLED = 256  # Images of a lazy set by which it is known.
 _ROUNDING = 1e-6  # Of floats in [0, 1]: more than this outside is no rounding.
 _LOG = logging.getLogger(__name__)
 _NAMED = {  # Fields that may be None, and the names of their values.
@@ -486,6 +487,27 @@ def seen_in_training(train: Source, test: Source) -> np.ndarray | None:
   ).digest()
   known = set(map(digest, train.images))
   return np.array([digest(image) in known for image in test.images])
+
+
+def digest(source: Source) -> str:
+  """A short fingerprint of images and labels, to know a set again.
+
+  Args:
+    source: One split.
+
+  Returns:
+    Hexadecimal digits, of all labels and of all images in memory, or of
+    256 evenly spaced ones of a set that is read when needed.
+  """
+  found = hashlib.sha256(np.ascontiguousarray(source.labels).tobytes())
+  images = source.images
+  if not isinstance(images, np.ndarray):
+    places = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images)))
+    images = np.asarray(images[places.astype(np.int64)])
+  found.update(f'{images.shape}{images.dtype}'.encode())
+  for start in range(0, len(images), _CHUNK):
+    found.update(np.ascontiguousarray(images[start : start + _CHUNK]).tobytes())
+  return found.hexdigest()[:16]
 
 
 def check_labels(labels: np.ndarray, where: str) -> np.ndarray:

@@ -79,9 +79,10 @@ def evaluate_last(
   experiment = experiment_lib.build(config)
   with workdir.lock():
     state = _restore(experiment, workdir)
+    origin = provenance.describe(experiment, state)
+    provenance.check_data(origin, provenance.read(workdir.root), workdir.root)
     workdir.claim(config, overrides, trains=False)
     if not quiet:
-      origin = provenance.describe(experiment, state)
       origin |= provenance.circumstances()
       provenance.announce(workdir.root, origin, start=int(state.step))
     return evaluation.evaluate(experiment, state, workdir, quiet=quiet)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rrl_jax.data import source
 from rrl_jax.errors import DataError
 from rrl_jax.train import active
 from rrl_jax.train import metrics as metrics_lib
@@ -50,7 +51,8 @@ def describe(experiment: Experiment, state: TrainState) -> dict[str, Any]:
   Returns:
     ``data``, ``network``, ``objective``, ``optimizer`` in words with the
     settings that were active; ``training_images``, ``test_images``,
-    ``image_shape``, ``classes``, ``wrong_labels`` (None where none was made
+    ``image_shape``, ``classes``, ``data_digest`` (see `source.digest`; of the
+    training split), ``wrong_labels`` (None where none was made
     wrong), ``tasks`` (training and test images of each target task),
     ``networks``, ``parameters`` of each, ``steps``, ``epochs``, ``batch_size``,
     ``seed`` and ``loss``, what the logged loss is where that is not what is
@@ -68,6 +70,7 @@ def describe(experiment: Experiment, state: TrainState) -> dict[str, Any]:
     'test_images': len(test),
     'image_shape': list(train.image_shape),
     'classes': train.num_classes,
+    'data_digest': source.digest(train),
     'wrong_labels': None if truth is None else int(np.sum(truth.flipped)),
     'tasks': {
       task.name: [len(task.train), len(task.test)] for task in experiment.tasks
@@ -165,17 +168,40 @@ def begin(
     The record, with the circumstances of this process.
 
   Raises:
-    DataError: The folder cannot be written.
+    DataError: The folder cannot be written, or steps before were trained on
+      other data.
   """
   step = int(state.step)
-  starts = [each for each in _starts(read(root)) if each['from_step'] < step]
+  earlier = read(root)
+  starts = [each for each in _starts(earlier) if each['from_step'] < step]
   now = circumstances()
-  record = describe(experiment, state) | {
+  record = describe(experiment, state)
+  if step:
+    check_data(record, earlier, root)
+  record |= {
     'starts': [*starts, {'from_step': step, **now}],
     'versions': workdir_lib.versions(),
   }
   _write(root, record)
   return record | now
+
+
+def check_data(
+  record: Mapping[str, Any], earlier: Mapping[str, Any], root: pathlib.Path
+) -> None:
+  """Raises DataError if a run was trained on other data than there are now.
+
+  Args:
+    record: Of what there is now, see `describe`.
+    earlier: The record in the run's folder; one without a digest passes.
+    root: The run's folder, for the message.
+  """
+  digest = record['data_digest']
+  if earlier.get('data_digest', digest) != digest:
+    raise DataError(
+      f'{root} was trained on other images or labels than there are now in'
+      f' {record["data"]}; give another --workdir'
+    )
 
 
 def evaluated(

@@ -1,5 +1,6 @@
 """A run keeps where its numbers come from, over stops and evaluations."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from rrl_jax import train as train_lib
+from rrl_jax.errors import DataError
 from rrl_jax.report import _drawing, _figures
 from rrl_jax.train import experiment, metrics, provenance
 from tests.train.test_label_noise import tiny
@@ -95,6 +97,32 @@ def test_an_evaluation_anew_keeps_what_was_trained(
   assert after['evaluation']['command'] == 'python launch.py --third'
   for name in ('starts', 'training_seconds', 'data', 'steps'):
     assert after[name] == before[name]
+
+
+def test_data_that_were_replaced_are_neither_trained_nor_evaluated_on(
+  run, tmp_path, monkeypatch
+):
+  root = tmp_path / 'run'
+  shutil.copytree(run, root)
+  load = experiment.load_data
+
+  def replaced(config, **changes):
+    splits = load(config, **changes)
+    images = np.array(splits.train.images)
+    images[7] = 1 - images[7]  # One image of a hundred.
+    train = dataclasses.replace(splits.train, images=images)
+    return splits._replace(train=train)
+
+  monkeypatch.setattr(experiment, 'load_data', replaced)
+  before = provenance.read(root)
+  for act in (
+    lambda: train_lib.train_and_evaluate(tiny(total_steps=8), root, {}),
+    lambda: train_lib.evaluate_last(tiny(), root, {}),
+  ):
+    with pytest.raises(DataError, match='was trained on other images') as e:
+      act()
+    assert '\n' not in str(e.value)
+  assert provenance.read(root) == before
 
 
 def test_a_run_of_before_there_were_records_is_evaluated(run, tmp_path):
