@@ -37,7 +37,8 @@ def fit(
     features: Float, finite, shape ``[N, D]``.
     labels: Integers in ``[0, num_classes)``, shape ``[N]``.
     num_classes: Number of classes K.
-    l2: The penalty lambda, at least 0. scikit-learn's C is 1 / (N l2).
+    l2: The penalty lambda, at least 0. scikit-learn's C is 1 / (N l2), and for
+      two classes, where it fits one column w_1 - w_0, twice that.
     tol: Bound on the gradient's entries; float32 reaches about 1e-6.
 
   Returns:

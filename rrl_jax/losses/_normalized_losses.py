@@ -190,8 +190,8 @@ def active_passive(
       (``reverse_cross_entropy``).
     alpha: Weight of the active loss, non-negative. The authors have 1 on
       CIFAR-10, 10 on CIFAR-100, 50 on WebVision.
-    beta: Weight of the passive loss, non-negative; 1 on CIFAR-10, elsewhere 1
-      with mae and 0.1 with rce.
+    beta: Weight of the passive loss, non-negative. The authors have 10 on MNIST
+      and 1 on CIFAR-10, and elsewhere 1 with mae and 0.1 with rce.
     gamma: For nfl, as in ``normalized_focal``.
     q: For ngce, in [0, 1].
     stop_modulator: For nfl, as in ``normalized_focal``.

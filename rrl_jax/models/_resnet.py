@@ -13,6 +13,9 @@ from rrl_jax.models import _layers
 class ResNet(_layers.Network):
   """A residual network with BatchNorm.
 
+  The running variances are of n examples, as Flax has them; torch divides by
+  n - 1.
+
   Attributes:
     stem: 'cifar' (3x3, no pooling) or 'imagenet' (7x7 stride 2, max pooling).
     width: Channels of the first stage.
